@@ -1,0 +1,40 @@
+# Two commands matter: `make demo` and `make test`. Both set everything up themselves in .venv.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+# The first interpreter that really is 3.11 or 3.12 (a version manager's shim may exist and fail).
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python; do \
+	if $$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null; \
+	then echo $$p; break; fi; done)
+RUN := .venv/bin/python
+PYTEST_WORKERS ?= 2
+
+.PHONY: help bootstrap demo test lint unit clean
+
+help:
+	@echo "make demo   annotate a few slices -> propagate -> learn -> segment -> export, with a report"
+	@echo "make test   lint, types, import rules and all tests"
+	@echo "make lint   lint, types and import rules alone"
+	@echo "make clean  remove .venv, caches and the demo's results"
+
+bootstrap:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 was not found; install one, or name it: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) .ci/bootstrap.py
+
+demo: bootstrap
+	$(RUN) -m semiseg demo
+
+lint: bootstrap
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+	.venv/bin/lint-imports
+
+unit: bootstrap
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(PYTEST_WORKERS) --cov --cov-report=term:skip-covered --cov-report=xml
+
+test: lint unit
+
+clean:
+	rm -rf .venv demo build dist .coverage* coverage.xml htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find Logic SemiSegModule Testing .ci -name __pycache__ -type d -prune -exec rm -rf {} +
