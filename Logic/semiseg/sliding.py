@@ -1,0 +1,202 @@
+"""Class probabilities of a large volume in a stream of slices, so that memory stays small.
+
+Windows lie and weigh as in MONAI's sliding-window inferer (Gaussian blending); they are summed in
+one band as deep as a window, and slices that no later window touches leave it at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import torch
+from monai.data.utils import compute_importance_map, dense_patch_slices
+from torch import Tensor
+from torch.nn import functional
+
+_CHUNK = 8
+_CHUNK_VALUES = 1 << 24
+Predictor = Callable[[Tensor], Tensor]
+Box = tuple[slice, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowPlan:
+    """Window size in voxels, overlap as a fraction, and where the windows run and are summed."""
+
+    window_zyx: tuple[int, int, int]
+    overlap: float
+    batch: int
+    device: torch.device
+    sum_on: torch.device
+
+
+def count_windows(shape_zyx: tuple[int, int, int], plan: WindowPlan) -> int:
+    """Number of windows that cover a volume of `shape_zyx`."""
+    return len(_boxes(shape_zyx, plan))
+
+
+def stream_probabilities(
+    predictor: Predictor,
+    image: Tensor,
+    plan: WindowPlan,
+    *,
+    fill: float,
+    on_windows: Callable[[int], None],
+) -> Iterator[Tensor]:
+    """Blended probabilities (C, d, H, W) of `image` (D, H, W), a few slices at a time in order.
+
+    `predictor` maps windows (B, 1, *window) to probabilities (B, C, *window). Beyond the image's
+    edge windows see `fill`. `on_windows` hears how many windows are finished.
+    """
+    weight = compute_importance_map(plan.window_zyx, mode="gaussian", sigma_scale=0.125)
+    weight = torch.as_tensor(weight, device=plan.sum_on)
+    band: _Band | None = None
+    done = 0
+    for start, row in groupby(_boxes(_shape(image), plan), key=lambda box: box[0].start):
+        boxes = list(row)
+        if band is not None:
+            yield from band.pop(max(start, 0))
+        for some in (boxes[i : i + plan.batch] for i in range(0, len(boxes), plan.batch)):
+            windows = torch.stack([_cut(image, box, fill) for box in some])[:, None]
+            out = predictor(windows.to(plan.device)).to(plan.sum_on)
+            if band is None:
+                band = _Band(out.shape[1], _shape(image), plan)
+            for box, values in zip(some, out, strict=True):
+                band.add(box, values, weight)
+            done += len(some)
+            on_windows(done)
+    if band is not None:
+        yield from band.pop(image.shape[0])
+
+
+def upsample(
+    chunks: Iterable[Tensor], source_zyx: tuple[int, ...], target_zyx: tuple[int, ...]
+) -> Iterator[tuple[int, Tensor]]:
+    """(first slice, values (C, n, H, W)) on a grid of the same extent with other voxel numbers.
+
+    Linear along each axis with the outer voxel edges of both grids in the same place.
+    """
+    low, high, share = _linear_steps(source_zyx[0], target_zyx[0])
+    band: Tensor | None = None
+    first = k = 0
+    for chunk in chunks:
+        band = chunk if band is None else torch.cat([band, chunk], dim=1)
+        ready = int(np.searchsorted(high, first + band.shape[1], side="left"))
+        step = max(1, _CHUNK_VALUES // max(1, band.shape[0] * target_zyx[1] * target_zyx[2]))
+        for start in range(k, ready, step):
+            part = slice(start, min(start + step, ready))
+            yield (
+                start,
+                _resize(band, low[part] - first, high[part] - first, share[part], target_zyx),
+            )
+        k = max(k, ready)
+        keep = first + band.shape[1]
+        keep = min(keep, int(low[k])) if k < target_zyx[0] else keep
+        band, first = band[:, keep - first :].clone(), keep
+
+
+def label_and_uncertainty(probabilities: Tensor) -> tuple[Tensor, Tensor]:
+    """Most probable channel (n, H, W) and entropy in [0, 1] of `probabilities` (C, n, H, W).
+
+    1 stands for all C classes being equally probable.
+    """
+    entropy = torch.special.entr(probabilities).sum(dim=0) / float(np.log(probabilities.shape[0]))
+    return probabilities.argmax(dim=0), entropy.clamp_(0, 1)
+
+
+class _Band:
+    """The weighted sums of as many slices as a window is deep."""
+
+    def __init__(self, channels: int, shape_zyx: tuple[int, int, int], plan: WindowPlan) -> None:
+        depth = min(plan.window_zyx[0], shape_zyx[0])
+        plane = shape_zyx[1:]
+        self._shape = shape_zyx
+        self._sums = torch.zeros(channels, depth, *plane, device=plan.sum_on)
+        self._weights = torch.zeros(depth, *plane, device=plan.sum_on)
+        self._first = 0
+
+    def add(self, box: Box, values: Tensor, weight: Tensor) -> None:
+        """Add `values` (C, *window) at `box`, leaving out what lies beyond the image."""
+        inside = tuple(_inside(part, n) for part, n in zip(box, self._shape, strict=True))
+        own = tuple(
+            slice(b.start - a.start, b.stop - a.start) for a, b in zip(box, inside, strict=True)
+        )
+        z = slice(inside[0].start - self._first, inside[0].stop - self._first)
+        target = (z, *inside[1:])
+        self._weights[target] += weight[own]
+        self._sums[(slice(None), *target)] += values[(slice(None), *own)].float() * weight[own]
+
+    def pop(self, until: int) -> Iterator[Tensor]:
+        """The finished slices before `until`; the others move to the front."""
+        n = until - self._first
+        for start in range(0, n, _CHUNK):
+            part = slice(start, min(start + _CHUNK, n))
+            yield self._sums[:, part] / self._weights[part]
+        depth = self._weights.shape[0]
+        for to in range(depth):
+            if to + n < depth:
+                self._sums[:, to] = self._sums[:, to + n]
+                self._weights[to] = self._weights[to + n]
+            else:
+                self._sums[:, to] = 0
+                self._weights[to] = 0
+        self._first = until
+
+
+def _boxes(shape_zyx: tuple[int, int, int], plan: WindowPlan) -> list[Box]:
+    """Windows in the image's coordinates, sorted by depth; they may reach beyond the image."""
+    padded = tuple(max(n, w) for n, w in zip(shape_zyx, plan.window_zyx, strict=True))
+    before = tuple((p - n) // 2 for p, n in zip(padded, shape_zyx, strict=True))
+    steps = tuple(
+        w if w == p else max(1, int(w * (1 - plan.overlap)))
+        for w, p in zip(plan.window_zyx, padded, strict=True)
+    )
+    found = dense_patch_slices(padded, plan.window_zyx, steps, return_slice=False)
+    starts = sorted(tuple(int(pair[0]) for pair in box) for box in found)
+    return [
+        tuple(
+            slice(s - b, s - b + w) for s, b, w in zip(start, before, plan.window_zyx, strict=True)
+        )
+        for start in starts
+    ]
+
+
+def _cut(image: Tensor, box: Box, fill: float) -> Tensor:
+    inside = tuple(_inside(part, n) for part, n in zip(box, image.shape, strict=True))
+    window = image[inside]
+    pad = [
+        amount
+        for a, b in zip(reversed(box), reversed(inside), strict=True)
+        for amount in (b.start - a.start, a.stop - b.stop)
+    ]
+    return functional.pad(window, pad, value=fill) if any(pad) else window
+
+
+def _inside(part: slice, n: int) -> slice:
+    return slice(max(part.start, 0), min(part.stop, n))
+
+
+def _shape(image: Tensor) -> tuple[int, int, int]:
+    depth, height, width = image.shape
+    return depth, height, width
+
+
+def _linear_steps(n_from: int, n_to: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Lower and upper source index and the upper one's share for each target index."""
+    place = (np.arange(n_to) + 0.5) * n_from / n_to - 0.5
+    place = place.clip(0, n_from - 1)
+    low = np.floor(place).astype(np.int64)
+    return low, np.minimum(low + 1, n_from - 1), (place - low).astype(np.float32)
+
+
+def _resize(
+    band: Tensor, low: np.ndarray, high: np.ndarray, share: np.ndarray, target: tuple[int, ...]
+) -> Tensor:
+    part = torch.from_numpy(share).to(band.device)[None, :, None, None]
+    mixed = torch.lerp(band[:, low], band[:, high], part) if share.any() else band[:, low]
+    if tuple(mixed.shape[2:]) == tuple(target[1:]):
+        return mixed
+    return functional.interpolate(mixed, size=tuple(target[1:]), mode="bilinear")
