@@ -1,0 +1,40 @@
+"""What a method gets to see at each step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """`n_labelled` samples with supervision first, then unlabelled ones.
+
+    image (B, 1, *) float; label (B, *) int64 channel numbers; valid (B, *) float in [0, 1]: 0
+    unknown, 1 drawn by a human, the confidence in between; known (B, C, *) bool: whether it is
+    known there if the voxel belongs to class c; origin (B, *) uint8 as `study.case.Origin`;
+    modality (B,) 0 CT, 1 MR; case ids (B,). Unlabelled samples have valid 0 and known False.
+    """
+
+    image: Tensor
+    label: Tensor
+    valid: Tensor
+    known: Tensor
+    origin: Tensor
+    modality: Tensor
+    case: tuple[str, ...]
+    n_labelled: int
+    spacing_mm_zyx: tuple[float, float, float]
+
+    @property
+    def size(self) -> int:
+        """Number of samples B."""
+        return self.image.shape[0]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on `device`."""
+        names = ("image", "label", "valid", "known", "origin", "modality")
+        moved: dict[str, Tensor] = {name: getattr(self, name).to(device) for name in names}
+        return replace(self, **moved)  # type: ignore[arg-type]

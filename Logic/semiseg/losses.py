@@ -1,0 +1,83 @@
+"""Losses that know what is known: masked, marginal over what is not, and safe when empty."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def ramp(count: float, length: float) -> float:
+    """exp(-5 (1 - t)^2) with t = clip(count, 0, length) / length; 1 where `length` is 0.
+
+    The sigmoid ramp-up of Laine and Aila (2017), as semi-supervised methods use it.
+    """
+    if length == 0:
+        return 1.0
+    share = min(max(count, 0.0), length) / length
+    return math.exp(-5.0 * (1.0 - share) ** 2)
+
+
+def one_hot(label: Tensor, n_classes: int) -> Tensor:
+    """`label` (B, *) int64 as (B, `n_classes`, *) bool."""
+    classes = torch.arange(n_classes, device=label.device).view(1, -1, *(1,) * (label.dim() - 1))
+    return label.unsqueeze(1) == classes
+
+
+def marginal_cross_entropy(logits: Tensor, label: Tensor, valid: Tensor, known: Tensor) -> Tensor:
+    """-log of the probability of all classes that a voxel may be, weighted mean over voxels.
+
+    A voxel may be its drawn class and every class that is not known there: on a slice done for
+    the structures S, drawn background is -log(p_0 + sum of p_c for c not in S). `logits`
+    (B, C, *), `label` and `valid` (B, *), `known` (B, C, *) bool. 0 with a gradient where
+    `valid` is 0 everywhere.
+    """
+    logits = logits.float()
+    possible = one_hot(label, logits.shape[1]) | ~known
+    among_possible = logits.masked_fill(~possible, torch.finfo(logits.dtype).min)
+    per_voxel = logits.logsumexp(dim=1) - among_possible.logsumexp(dim=1)
+    weight = valid * known.any(dim=1)
+    return (per_voxel * weight).sum() / _positive(weight.sum())
+
+
+def soft_dice(
+    probability: Tensor, target: Tensor, weight: Tensor, *, squared: bool = False, smooth: float
+) -> Tensor:
+    """1 - Dice per class (C,), sums over batch and space; all arguments (B, C, *).
+
+    `squared` puts squares into the denominator (Milletari et al. 2016, V-Net); otherwise it is
+    the plain sum.
+    """
+    over = [axis for axis in range(probability.dim()) if axis != 1]
+    common = (probability * target * weight).sum(over)
+    size = probability.square() if squared else probability
+    total = ((size + target) * weight).sum(over)
+    return 1 - (2 * common + smooth) / (total + smooth)
+
+
+def masked_dice(logits: Tensor, label: Tensor, valid: Tensor, known: Tensor) -> Tensor:
+    """Mean soft Dice loss of the structures that are drawn in this batch, background left out.
+
+    Each class counts only voxels where it is known, weighted by `valid`; shapes as in
+    `marginal_cross_entropy`. A class without a drawn voxel says nothing here (its false positives
+    are the cross-entropy's part). 0 with a gradient where no structure is known.
+    """
+    target = one_hot(label, logits.shape[1])[:, 1:]
+    weight = valid.unsqueeze(1) * known[:, 1:]
+    probability = logits.float().softmax(dim=1)[:, 1:]
+    per_class = soft_dice(probability, target.float(), weight, smooth=1e-5)
+    over = [axis for axis in range(weight.dim()) if axis != 1]
+    drawn = ((target * weight).sum(over) > 0).float()
+    return (per_class * drawn).sum() / _positive(drawn.sum())
+
+
+def supervised_loss(logits: Tensor, label: Tensor, valid: Tensor, known: Tensor) -> Tensor:
+    """Marginal cross-entropy plus masked Dice loss; shapes as in `marginal_cross_entropy`."""
+    cross_entropy = marginal_cross_entropy(logits, label, valid, known)
+    return cross_entropy + masked_dice(logits, label, valid, known)
+
+
+def _positive(total: Tensor) -> Tensor:
+    """`total`, or 1 where it is 0, so that an empty sum divides to exactly 0."""
+    return torch.where(total > 0, total, torch.ones_like(total))

@@ -1,0 +1,76 @@
+"""What a method is, and how one is found by its name."""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from semiseg.data.batch import Batch
+from semiseg.errors import ConfigError
+from semiseg.networks import NetworkSpec
+
+METHODS: Mapping[str, str] = {
+    "supervised": "semiseg.methods.supervised:Supervised",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodSettings:
+    """What every method is built from."""
+
+    network: NetworkSpec
+    learning_rate: float = 1e-3
+
+
+class Method(ABC):
+    """Owns its networks and says what to minimise; the trainer does all the rest.
+
+    `uses_unlabelled`: whether batches should hold samples without labels.
+    """
+
+    uses_unlabelled: bool = False
+    modules: nn.ModuleDict
+
+    def __init__(self, settings: MethodSettings) -> None:
+        self.settings = settings
+
+    @abstractmethod
+    def optimizers(self) -> dict[str, Optimizer]:
+        """The optimizers by name, each parameter in at most one; called once, after moving."""
+
+    @abstractmethod
+    def losses(self, batch: Batch, progress: float) -> dict[str, Tensor]:
+        """Optimizer name to a scalar, all at the same parameters; `progress` in [0, 1].
+
+        Each optimizer follows the gradient of its own scalar only.
+        """
+
+    def learning_rate_factor(self, progress: float) -> float:
+        """What every learning rate is multiplied by at `progress`: (1 - progress)^0.9."""
+        return float((1.0 - min(max(progress, 0.0), 1.0)) ** 0.9)
+
+    def after_step(self, progress: float) -> None:  # noqa: B027
+        """Called after every step of all optimizers: moving averages and the like."""
+
+    @abstractmethod
+    def predict(self, image: Tensor) -> Tensor:
+        """Logits (B, C, *) of `image` (B, 1, *)."""
+
+
+def method_names() -> tuple[str, ...]:
+    """All methods that can be asked for."""
+    return tuple(METHODS)
+
+
+def build_method(name: str, settings: MethodSettings) -> Method:
+    """An untrained method; ConfigError lists the names there are."""
+    if name not in METHODS:
+        raise ConfigError(f"there is no method {name!r}; choose one of {', '.join(METHODS)}")
+    module, kind = METHODS[name].split(":")
+    method: Method = getattr(importlib.import_module(module), kind)(settings)
+    return method

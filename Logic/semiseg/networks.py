@@ -1,0 +1,145 @@
+"""Networks by their description: a compact U-Net for 2-D and 3-D."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from semiseg.errors import ConfigError
+
+_CONV: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
+_UP: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_NORM: dict[int, Callable[..., nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSpec:
+    """All that is needed to build a network again.
+
+    `channels` of each level, finest first; `strides` between one level and the next, one number
+    per image axis ([z,] y, x). `convolutions` of each level's blocks.
+    """
+
+    n_classes: int
+    channels: tuple[int, ...] = (16, 32, 64, 128)
+    strides: tuple[tuple[int, ...], ...] = ((2, 2, 2), (2, 2, 2), (2, 2, 2))
+    convolutions: tuple[int, ...] = (1, 2, 2, 2)
+    kind: str = "unet"
+
+    def __post_init__(self) -> None:
+        if self.kind != "unet":
+            raise ConfigError(f"networks are of kind unet, got {self.kind!r}")
+        if self.n_classes < 2:
+            raise ConfigError(f"a network needs at least 2 classes, got {self.n_classes}")
+        levels = len(self.channels)
+        if len(self.strides) != levels - 1 or len(self.convolutions) != levels:
+            raise ConfigError(
+                f"{levels} levels need {levels - 1} strides and {levels} convolutions, "
+                f"got {len(self.strides)} and {len(self.convolutions)}"
+            )
+        if {len(stride) for stride in self.strides} not in ({2}, {3}):
+            raise ConfigError(f"strides must all be of 2 or of 3 numbers, got {self.strides}")
+        if min(*self.channels, *self.convolutions, *sum(self.strides, ())) < 1:
+            raise ConfigError("channels, convolutions and strides must be at least 1")
+
+    @property
+    def dims(self) -> int:
+        """2 or 3."""
+        return len(self.strides[0])
+
+    @property
+    def multiple(self) -> tuple[int, ...]:
+        """What each side of an input must be a multiple of."""
+        totals = [1] * self.dims
+        for stride in self.strides:
+            totals = [total * step for total, step in zip(totals, stride, strict=True)]
+        return tuple(totals)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> NetworkSpec:
+        """The description that `to_json` made; ConfigError names what is wrong with it."""
+        ready = {name: _as_tuple(value) for name, value in values.items()}
+        try:
+            return cls(**ready)
+        except TypeError as error:
+            raise ConfigError(f"not a network description: {error}") from error
+
+
+class UNet(nn.Module):
+    """U-Net with instance norm, strided convolutions down and transposed ones up.
+
+    Skips are added, not stacked: on a CPU nearly all time goes into the finest level, and adding
+    halves it there.
+    """
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        channels, one = spec.channels, (1,) * spec.dims
+        steps = [one, *spec.strides]
+        inputs = [1, *channels]
+        self.down = nn.ModuleList(
+            _block(inputs[i], channels[i], spec.convolutions[i], steps[i])
+            for i in range(len(channels))
+        )
+        self.up = nn.ModuleList(
+            _UP[spec.dims](channels[i + 1], channels[i], spec.strides[i], spec.strides[i])
+            for i in range(len(channels) - 1)
+        )
+        self.merge = nn.ModuleList(
+            _block(channels[i], channels[i], spec.convolutions[i], one)
+            for i in range(len(channels) - 1)
+        )
+        self.head = _CONV[spec.dims](channels[0], spec.n_classes, 1)
+
+    def features(self, image: Tensor) -> Tensor:
+        """Features (B, channels[0], *) of `image` (B, 1, *) at full resolution."""
+        levels: list[Tensor] = []
+        for block in self.down:
+            levels.append(block(levels[-1] if levels else image))
+        finer = levels.pop()
+        for up, merge in zip(reversed(self.up), reversed(self.merge), strict=True):
+            finer = merge(up(finer) + levels.pop())
+        return finer
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits (B, n_classes, *) of `image` (B, 1, *)."""
+        logits: Tensor = self.head(self.features(image))
+        return logits
+
+
+def build_network(spec: NetworkSpec) -> UNet:
+    """The untrained network of `spec`; its weights come from torch's global generator."""
+    return UNet(spec)
+
+
+def _block(n_in: int, n_out: int, n_convolutions: int, stride: Sequence[int]) -> nn.Sequential:
+    """`n_convolutions` times convolution, instance norm, leaky ReLU; the first one strides."""
+    dims = len(stride)
+    layers: list[nn.Module] = []
+    for i in range(n_convolutions):
+        first = i == 0
+        layers += [
+            _CONV[dims](
+                n_in if first else n_out,
+                n_out,
+                3,
+                stride=tuple(stride) if first else 1,
+                padding=1,
+                bias=False,
+            ),
+            _NORM[dims](n_out, affine=True),
+            nn.LeakyReLU(0.01, inplace=True),
+        ]
+    return nn.Sequential(*layers)
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(_as_tuple(item) for item in value) if isinstance(value, list | tuple) else value
