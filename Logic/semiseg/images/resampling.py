@@ -1,0 +1,137 @@
+"""Moving arrays between grids."""
+
+from __future__ import annotations
+
+from typing import TypeVar, cast
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+from scipy import sparse
+
+from semiseg.errors import GeometryMismatchError, ImageError
+from semiseg.images.grid import Grid, Triple
+
+Label = TypeVar("Label", bound=np.generic)
+_SAME_MM = 1e-6
+
+
+def resample_image(
+    array_zyx: NDArray[np.floating], grid: Grid, target: Grid, *, fill: float
+) -> NDArray[np.float32]:
+    """Linear values of `array_zyx` at the voxel centres of `target`; `fill` outside the volume.
+
+    Does not smooth: shrink with `zoom_linear` first where the target is much coarser.
+    """
+    _require_shape(array_zyx, grid)
+    values = np.asarray(array_zyx, dtype=np.float32)
+    if grid.difference(target, tolerance_mm=_SAME_MM) is None:
+        return values.copy()
+    return _resample(values, grid, target, sitk.sitkLinear, fill)
+
+
+def resample_label(array_zyx: NDArray[Label], grid: Grid, target: Grid) -> NDArray[Label]:
+    """Nearest values of `array_zyx` at the voxel centres of `target`; 0 outside the volume."""
+    _require_shape(array_zyx, grid)
+    if grid.difference(target, tolerance_mm=_SAME_MM) is None:
+        return array_zyx.copy()
+    values = array_zyx.view(np.uint8) if array_zyx.dtype == bool else array_zyx
+    moved = _resample(values, grid, target, sitk.sitkNearestNeighbor, 0.0)
+    return cast("NDArray[Label]", moved.astype(array_zyx.dtype, copy=False))
+
+
+def spaced_grid(grid: Grid, spacing_mm_xyz: Triple) -> Grid:
+    """`grid` with whole voxels of about `spacing_mm_xyz` between the same outer voxel edges.
+
+    The extent is kept exactly, so the spacing of the result is the wish rounded to whole voxels.
+    """
+    if min(spacing_mm_xyz) <= 0:
+        raise ImageError(f"spacing must be positive, got {spacing_mm_xyz} mm")
+    extent = np.multiply(grid.size_xyz, grid.spacing_mm_xyz)
+    size = np.maximum(np.rint(extent / np.asarray(spacing_mm_xyz)), 1).astype(int)
+    return resized_grid(grid, cast("tuple[int, int, int]", tuple(int(n) for n in size[::-1])))
+
+
+def resized_grid(grid: Grid, shape_zyx: tuple[int, int, int]) -> Grid:
+    """`grid` cut into `shape_zyx` voxels between the same outer voxel edges."""
+    size = np.asarray(shape_zyx[::-1])
+    ratio = np.asarray(grid.size_xyz) / size
+    return Grid(
+        size_xyz=cast("tuple[int, int, int]", tuple(int(n) for n in size)),
+        spacing_mm_xyz=cast(Triple, tuple(float(s) for s in ratio * grid.spacing_mm_xyz)),
+        origin_mm_lps=cast(Triple, tuple(float(o) for o in grid.to_world(ratio / 2 - 0.5))),
+        direction=grid.direction,
+    )
+
+
+def zoom_linear(
+    array: NDArray[np.floating], shape_zyx: tuple[int, int, int]
+) -> NDArray[np.float32]:
+    """`array` (..., z, y, x) linearly brought to `shape_zyx`, outer voxel edges kept in place.
+
+    Shrinking averages with a triangle as wide as the new voxels, so nothing aliases.
+    """
+    out = np.asarray(array, dtype=np.float32)
+    order = sorted(range(3), key=lambda axis: shape_zyx[axis] / out.shape[axis - 3])
+    for axis in order:
+        if out.shape[axis - 3] != shape_zyx[axis]:
+            out = _zoom_axis(out, axis - 3, shape_zyx[axis])
+    return out.copy() if out is array else np.ascontiguousarray(out)
+
+
+def zoom_nearest(array: NDArray[Label], shape_zyx: tuple[int, int, int]) -> NDArray[Label]:
+    """`array` (..., z, y, x) brought to `shape_zyx` by picking voxels, outer edges kept."""
+    z, y, x = (nearest_index(array.shape[axis - 3], shape_zyx[axis]) for axis in range(3))
+    return np.ascontiguousarray(array[..., z[:, None, None], y[:, None], x])
+
+
+def nearest_index(n_from: int, n_to: int) -> NDArray[np.intp]:
+    """For each of `n_to` voxels the one of `n_from` that holds its centre; outer edges agree."""
+    return ((np.arange(n_to) + 0.5) * n_from / n_to).astype(np.intp).clip(0, n_from - 1)
+
+
+def _zoom_axis(array: NDArray[np.float32], axis: int, n_to: int) -> NDArray[np.float32]:
+    front = np.ascontiguousarray(np.moveaxis(array, axis, 0))
+    weights = _weights(front.shape[0], n_to)
+    moved = weights @ front.reshape(front.shape[0], -1)
+    return np.moveaxis(moved.reshape(n_to, *front.shape[1:]), 0, axis)
+
+
+def _weights(n_from: int, n_to: int) -> sparse.csr_array:
+    """(n_to, n_from) triangle weights, rows summing to 1; beyond the edge the edge repeats."""
+    scale = n_from / n_to
+    width = max(scale, 1.0)
+    centre = (np.arange(n_to) + 0.5) * scale - 0.5
+    reach = int(np.ceil(width))
+    offset = np.arange(-reach, reach + 2)
+    index = np.floor(centre).astype(np.intp)[:, None] + offset
+    value = np.maximum(0.0, 1.0 - np.abs(index - centre[:, None]) / width)
+    value /= value.sum(axis=1, keepdims=True)
+    rows = np.repeat(np.arange(n_to), offset.size)
+    columns = index.clip(0, n_from - 1).ravel()
+    matrix = sparse.coo_array((value.ravel().astype(np.float32), (rows, columns)), (n_to, n_from))
+    return matrix.tocsr()
+
+
+def _resample(
+    values: NDArray[Label], grid: Grid, target: Grid, interpolator: int, fill: float
+) -> NDArray[Label]:
+    moving = grid.to_sitk_header(sitk.GetImageFromArray(values))
+    moved = sitk.Resample(
+        moving,
+        target.size_xyz,
+        sitk.Transform(),
+        interpolator,
+        target.origin_mm_lps,
+        target.spacing_mm_xyz,
+        target.direction,
+        fill,
+    )
+    return cast("NDArray[Label]", sitk.GetArrayFromImage(moved))
+
+
+def _require_shape(array: NDArray[np.generic], grid: Grid) -> None:
+    if array.shape != grid.shape_zyx:
+        raise GeometryMismatchError(
+            f"an array of shape {array.shape} does not fit the grid's {grid.shape_zyx} (z, y, x)"
+        )
