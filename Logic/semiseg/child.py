@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import faulthandler
 import os
@@ -93,15 +94,21 @@ def end_self() -> None:
     The main thread gets a KeyboardInterrupt, as at Ctrl-C, to release its lock and say its last
     event. The watchdog needs no interpreter lock: it ends a process that hangs while it exits.
     """
+    # The main thread may be out before this one is: whoever is last ends what is below.
+    atexit.register(_end_others)
     # Workers that are killed raise in the main thread; the interrupt must reach it before that.
     _interrupt_main()
     with contextlib.suppress(OSError, ValueError, RuntimeError, AttributeError):
         faulthandler.dump_traceback_later(2 * _ORDERLY_END_S, exit=True)
     kill(descendants(os.getpid()))
     time.sleep(_ORDERLY_END_S)
+    _end_others()
+    os._exit(ExitCode.CANCELLED)
+
+
+def _end_others() -> None:
     kill_descendants(os.getpid())
     kill_own_group()
-    os._exit(ExitCode.CANCELLED)
 
 
 def _interrupt_main() -> None:

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -70,6 +71,8 @@ class Job:
         stdin, stdout, stderr = _pipes(process)
         self.command, self.folder = tuple(command), folder
         self._process, self._stdin = process, stdin
+        # A lost Popen of a living child is kept by `subprocess`, with its pipes open.
+        weakref.finalize(self, _close, stdin, stdout, stderr)
         self._events_pipe, self._text_pipe = PipeReader(stdout), PipeReader(stderr)
         self._lines = LineSplitter(MAX_LINE_BYTES)
         self._text = BoundedText(head=32_000, tail=64_000)
@@ -344,6 +347,12 @@ def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes], IO[b
     if process.stdin is None or process.stdout is None or process.stderr is None:
         raise JobError("a job's process must be started with three pipes")
     return process.stdin, process.stdout, process.stderr
+
+
+def _close(*pipes: IO[bytes]) -> None:
+    for pipe in pipes:
+        with contextlib.suppress(OSError):
+            pipe.close()
 
 
 def _spawn(command: Sequence[str]) -> subprocess.Popen[bytes]:
