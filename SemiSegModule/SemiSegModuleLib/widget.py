@@ -1,5 +1,6 @@
 """The panel: run the engine's steps on a study folder as child processes, never blocking Slicer."""
 
+import time
 from pathlib import Path
 
 import ctk
@@ -101,7 +102,8 @@ class EnginePanel:
     def _start(self, arguments):
         folder = Path(self.folderEdit.currentPath)
         try:
-            self._job = self._job_class.start(arguments, folder=folder / "jobs")
+            record = folder / "jobs" / time.strftime("%Y%m%d-%H%M%S")
+            self._job = self._job_class.start(arguments, folder=record)
         except SemiSegError as error:
             self.messageLabel.text = str(error)
             return
