@@ -1,0 +1,72 @@
+"""The cases of a study as arrays on the training grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from semiseg.config import Modality
+from semiseg.data.supervision import Supervision, Wanted, supervise
+from semiseg.data.training_grid import TrainingImage, to_training_grid
+from semiseg.images.grid import Grid, Triple
+from semiseg.study.case import Case, CaseLabel, Origin
+from semiseg.study.study import Study
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingCase:
+    """One case on its training grid; `supervision` None where nothing of it is known."""
+
+    id: str
+    patient: str
+    modality: Modality
+    image: TrainingImage
+    supervision: Supervision | None
+
+    @property
+    def shape_zyx(self) -> tuple[int, int, int]:
+        """Shape on the training grid."""
+        return self.image.grid.shape_zyx
+
+    @property
+    def labelled(self) -> bool:
+        """Whether anything of it is known."""
+        return self.supervision is not None
+
+
+def load_training_case(
+    study: Study, case: Case, spacing_mm_zyx: Triple, wanted: Wanted
+) -> TrainingCase:
+    """The image and the newest label of `case`, brought to about `spacing_mm_zyx`."""
+    image = to_training_grid(study.image(case.id), case.modality, spacing_mm_zyx)
+    return TrainingCase(
+        id=case.id,
+        patient=case.patient,
+        modality=case.modality,
+        image=image,
+        supervision=case_supervision(study, case.id, image, wanted),
+    )
+
+
+def case_supervision(
+    study: Study, case_id: str, image: TrainingImage, wanted: Wanted
+) -> Supervision | None:
+    """What the newest label of a case says on the grid of `image`; None if that is nothing."""
+    label = study.label(case_id)
+    if label is None:
+        return None
+    found = supervise(label, image.orientation, image.grid.shape_zyx, wanted)
+    return found if found.any else None
+
+
+def drawn_ids(label: CaseLabel, grid: Grid, ids: tuple[int, ...]) -> tuple[set[int], set[int]]:
+    """Those of `ids` that have a voxel that is known: through a human, through a program."""
+    human: set[int] = set()
+    for axis, lines in label.ledger.known_lines(grid, ids).items():
+        for index in np.flatnonzero(lines.any(axis=0)):
+            drawn = np.unique(np.take(label.array, index, axis=axis))
+            human |= {i for i, done in zip(ids, lines[:, index], strict=True) if done} & set(drawn)
+    by_program = (label.origin == Origin.PROPAGATED) & (label.confidence > 0)
+    drawn = np.unique(label.array[by_program])
+    return human, set(ids) & set(label.propagated_ids) & {int(i) for i in drawn}

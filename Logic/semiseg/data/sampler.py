@@ -1,0 +1,193 @@
+"""Training batches as a pure function of seed and step, so that a resumed run sees the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from semiseg.config import MODALITIES
+from semiseg.data.batch import Batch
+from semiseg.data.cases import TrainingCase
+from semiseg.data.greys import GreyRange, change_greys
+from semiseg.data.spatial import Source, SpatialRange, Zyx, draw_warp
+from semiseg.errors import NotEnoughLabelsError
+from semiseg.images.grid import Triple
+
+_MAX_CENTRES = 20_000
+_BACKGROUND_CHANCE = 0.15
+_REACH = 0.7
+Strata = list[NDArray[np.int64]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerSettings:
+    """Size of batches, and how far their samples are changed (None: not at all)."""
+
+    patch_zyx: Zyx
+    n_labelled: int
+    n_unlabelled: int = 0
+    n_classes: int
+    spacing_mm_zyx: Triple
+    seed: int = 0
+    spatial: SpatialRange | None = field(default_factory=SpatialRange)
+    greys: GreyRange | None = field(default_factory=GreyRange)
+
+
+class Sampler:
+    """Draws labelled and unlabelled patches, both with replacement.
+
+    Labelled: modality, then human or propagated labels, then case, then class, each evenly; the
+    patch holds a known voxel of that class. Unlabelled: modality, case and place, evenly; labelled
+    cases are among them.
+    """
+
+    def __init__(
+        self, cases: Sequence[TrainingCase], settings: SamplerSettings, device: torch.device
+    ) -> None:
+        self.settings = settings
+        self._device = device
+        self._cases = list(cases)
+        self._sources = [_source(case, device) for case in cases]
+        self._patterns = [_pattern_table(case, settings.n_classes, device) for case in cases]
+        self._centres = [_centres(case, settings.seed) for case in cases]
+        self._labelled = _strata(
+            [
+                (i, (case.modality, case.supervision.by_human))
+                for i, case in enumerate(cases)
+                if case.supervision is not None
+            ]
+        )
+        self._all = _strata([(i, (case.modality, False)) for i, case in enumerate(cases)])
+        if not self._labelled:
+            raise NotEnoughLabelsError(
+                "no slice of any training case is done; annotate some and mark them as done"
+            )
+
+    def batch(self, step: int) -> Batch:
+        """The batch of `step`; the same whenever and wherever it is asked for."""
+        settings = self.settings
+        rng = np.random.default_rng((settings.seed, step))
+        labelled = [self._sample(rng, self._labelled) for _ in range(settings.n_labelled)]
+        other = [self._sample(rng, self._all, blind=True) for _ in range(settings.n_unlabelled)]
+        samples = labelled + other
+        numbers = [number for number, _ in samples]
+        stacked = {
+            name: torch.stack([tensors[name] for _, tensors in samples])
+            for name in ("image", "label", "valid", "known", "origin")
+        }
+        modality = [MODALITIES.index(self._cases[i].modality) for i in numbers]
+        return Batch(
+            **stacked,
+            modality=torch.tensor(modality, device=self._device),
+            case=tuple(self._cases[i].id for i in numbers),
+            n_labelled=settings.n_labelled,
+            spacing_mm_zyx=settings.spacing_mm_zyx,
+        )
+
+    def _sample(
+        self, rng: np.random.Generator, strata: Strata, *, blind: bool = False
+    ) -> tuple[int, dict[str, Tensor]]:
+        """A case's number and its patch; `blind` to every label."""
+        settings = self.settings
+        group = strata[rng.integers(len(strata))]
+        number = int(group[rng.integers(len(group))])
+        case = self._cases[number]
+        voxel = _anywhere(rng, case.shape_zyx) if blind else self._known_voxel(rng, number)
+        centre = _patch_centre(rng, voxel, case.shape_zyx, settings.patch_zyx)
+        warp = draw_warp(rng, centre, case.image.grid.spacing_mm_zyx, settings.spatial)
+        image, maps, inside = self._sources[number].cut(warp, settings.patch_zyx)
+        if settings.greys is not None:
+            generator = torch.Generator(self._device).manual_seed(int(rng.integers(2**62)))
+            image = change_greys(image, rng, generator, settings.greys)
+        seen = torch.zeros_like(inside) if blind else inside
+        return number, {"image": image[None], **self._supervision(number, maps, seen)}
+
+    def _supervision(self, number: int, maps: dict[str, Tensor], seen: Tensor) -> dict[str, Tensor]:
+        if not maps:
+            label = torch.zeros(seen.shape, dtype=torch.int64, device=self._device)
+            known = torch.zeros((1, *seen.shape), dtype=torch.bool, device=self._device)
+            return {
+                "label": label,
+                "valid": label.float(),
+                "known": known.expand(self.settings.n_classes, *seen.shape),
+                "origin": label.to(torch.uint8),
+            }
+        known = self._patterns[number][maps["pattern"]] & seen[..., None]
+        return {
+            "label": maps["label"].long() * seen,
+            "valid": maps["valid"].float() * seen,
+            "known": known.movedim(-1, 0),
+            "origin": maps["origin"] * seen,
+        }
+
+    def _known_voxel(self, rng: np.random.Generator, number: int) -> NDArray[np.int64]:
+        centres = self._centres[number]
+        drawn = sorted(centre for centre in centres if centre > 0)
+        background = 0 in centres and (not drawn or rng.random() < _BACKGROUND_CHANCE)
+        voxels = centres[0 if background else drawn[rng.integers(len(drawn))]]
+        flat = voxels[rng.integers(len(voxels))]
+        return np.array(np.unravel_index(flat, self._cases[number].shape_zyx))
+
+
+def _source(case: TrainingCase, device: torch.device) -> Source:
+    """The case's voxels on `device`, small: half precision there, labels in few bits."""
+    known = case.supervision
+    image = torch.from_numpy(case.image.array).to(device)
+    if known is None:
+        return Source(image, case.image.fill, {})
+    maps = {
+        "label": torch.from_numpy(known.label),
+        "valid": torch.from_numpy(known.valid).half(),
+        "origin": torch.from_numpy(known.origin),
+        "pattern": torch.from_numpy(known.pattern),
+    }
+    return Source(image, case.image.fill, {name: m.to(device) for name, m in maps.items()})
+
+
+def _pattern_table(case: TrainingCase, n_classes: int, device: torch.device) -> Tensor:
+    known = case.supervision
+    table = np.zeros((1, n_classes), dtype=bool) if known is None else known.patterns
+    return torch.from_numpy(table).to(device)
+
+
+def _centres(case: TrainingCase, seed: int) -> dict[int, NDArray[np.int64]]:
+    """Per channel, flat indices of (at most `_MAX_CENTRES`) known voxels of it."""
+    known = case.supervision
+    if known is None:
+        return {}
+    rng = np.random.default_rng((seed, 0))
+    found = {}
+    for channel in np.unique(known.label[known.valid > 0]):
+        voxels = np.flatnonzero((known.label == channel) & (known.valid > 0))
+        if voxels.size > _MAX_CENTRES:
+            voxels = rng.choice(voxels, _MAX_CENTRES, replace=False)
+        found[int(channel)] = voxels
+    return found
+
+
+def _strata(numbered: list[tuple[int, tuple[str, bool]]]) -> Strata:
+    """Case numbers by group."""
+    groups: dict[tuple[str, bool], list[int]] = {}
+    for number, group in numbered:
+        groups.setdefault(group, []).append(number)
+    return [np.array(groups[group]) for group in sorted(groups)]
+
+
+def _anywhere(rng: np.random.Generator, shape_zyx: Zyx) -> NDArray[np.int64]:
+    return rng.integers(0, shape_zyx)
+
+
+def _patch_centre(
+    rng: np.random.Generator, voxel: NDArray[np.int64], shape_zyx: Zyx, patch_zyx: Zyx
+) -> NDArray[np.float64]:
+    """Middle of a patch that holds `voxel` somewhere and leaves the image as little as may be."""
+    patch, shape = np.asarray(patch_zyx), np.asarray(shape_zyx)
+    start = voxel - np.rint(rng.uniform(0.5 - _REACH / 2, 0.5 + _REACH / 2, 3) * patch)
+    room = shape - patch
+    start = np.clip(start, np.minimum(room, 0) // 2, np.where(room >= 0, room, room // 2))
+    return np.asarray(start + (patch - 1) / 2, dtype=np.float64)
