@@ -13,10 +13,8 @@ from semiseg.errors import GeometryMismatchError, LabelError
 from semiseg.images import segmentation_header as slicer
 from semiseg.images.grid import Grid, canonical
 from semiseg.images.reading import Header, read_header, read_voxels, to_sitk
-from semiseg.images.segmentation_header import FileSegment, Segment
+from semiseg.images.segmentation_header import LARGEST_ID, FileSegment, Segment
 from semiseg.images.writing import save, suffix_of
-
-_MAX_ID = 65535
 
 __all__ = ["LabelMap", "Segment", "place_on", "read_label", "write_label"]
 
@@ -62,8 +60,8 @@ def write_label(
     at all. LabelError when a value is out of range or, in `.seg.nrrd`, has no segment.
     """
     top = int(array.max(initial=0))
-    if array.min(initial=0) < 0 or top > _MAX_ID:
-        raise LabelError(f"label values must lie between 0 and {_MAX_ID}, found {top}")
+    if array.min(initial=0) < 0 or top > LARGEST_ID:
+        raise LabelError(f"label values must lie between 0 and {LARGEST_ID}, found {top}")
     image = to_sitk(array.astype(np.uint8 if top < 256 else np.uint16, copy=False), grid)
     if suffix_of(path) == ".seg.nrrd":
         _require_named(path.name, array, segments)
@@ -134,10 +132,10 @@ def _whole_numbers(path: Path, layer: NDArray[np.generic]) -> NDArray[np.uint16]
             "is it an image or a probability map? If it was resampled, do so with nearest neighbour"
         )
     low, high = values.min(), values.max()
-    if low < 0 or high > _MAX_ID:
+    if low < 0 or high > LARGEST_ID:
         raise LabelError(
             f"{path.name} has values from {low:g} to {high:g}; "
-            f"label values must lie between 0 and {_MAX_ID}"
+            f"label values must lie between 0 and {LARGEST_ID}"
         )
     return values.astype(np.uint16)
 

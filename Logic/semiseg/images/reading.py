@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import psutil
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from semiseg.config import MODALITIES, Modality
 from semiseg.errors import GeometryMismatchError, ImageError
 from semiseg.images.grid import Grid
+from semiseg.images.nifti import read_nifti_header, read_nifti_voxels
 from semiseg.images.payload import check_payload
 from semiseg.images.writing import SUFFIXES, save, suffix_of
+from semiseg.resources import usable_memory
 
 _MAX_VOXELS = 2**31 - 1
+_NIFTI = (".nii", ".nii.gz")
 _MODALITY_KEYS = ("0008|0060", "DICOM_0008_0060", "Modality", "modality")
 _PIXEL_BYTES = {"8-bit": 1, "16-bit": 2, "32-bit": 4, "64-bit": 8}
 
@@ -67,8 +68,6 @@ def read_image(path: Path) -> Image:
             f"{path.name} has the value {array.flat[0]:g} in every voxel, so there is nothing to "
             "segment; export the image anew"
         )
-    if header.frames == 1 and header.metadata.get("_dimension") == "4":
-        notes += ("the file is 4-D with a single time point, which was read as a volume",)
     return Image(array=array, grid=header.grid, modality_tag=_modality(header), notes=notes)
 
 
@@ -137,10 +136,12 @@ def require_file(path: Path) -> None:
 
 def read_header(path: Path) -> Header:
     """What `path` says of itself; reads no voxels. ImageError as `read_image`."""
-    suffix = suffix_of(path)
     require_file(path)
+    suffix = suffix_of(path)
     if path.stat().st_size == 0:
         raise ImageError(f"{path.name} is empty (0 bytes); copy or export the file anew")
+    if suffix in _NIFTI:
+        _require_nifti_spacing(path)
     reader = _reader(path, suffix)
     try:
         reader.ReadImageInformation()
@@ -152,6 +153,8 @@ def read_header(path: Path) -> Header:
 def read_voxels(path: Path, header: Header) -> NDArray[np.generic]:
     """The array (z, y, x) or, with layers, (z, y, x, layer); checked against size and memory."""
     _require_memory(path, header)
+    if suffix_of(path) in _NIFTI:
+        return read_nifti_voxels(path, header.grid.shape_zyx)
     check_payload(path, header.voxel_bytes)
     try:
         image = _reader(path, suffix_of(path)).Execute()
@@ -161,7 +164,16 @@ def read_voxels(path: Path, header: Header) -> NDArray[np.generic]:
             "copy or export the file anew"
         ) from error
     array: NDArray[np.generic] = sitk.GetArrayFromImage(image)
-    return array[0] if array.ndim == 4 and image.GetDimension() == 4 else array
+    return array[0] if image.GetDimension() == 4 else array
+
+
+def _require_nifti_spacing(path: Path) -> None:
+    spacing = read_nifti_header(path).spacing
+    if not all(np.isfinite(spacing)) or 0 in spacing:
+        raise ImageError(
+            f"{path.name}: the voxel spacing is {' x '.join(f'{s:g}' for s in spacing)} mm, "
+            "expected positive numbers; correct the header and save the file anew"
+        )
 
 
 def _reader(path: Path, suffix: str) -> sitk.ImageFileReader:
@@ -200,7 +212,7 @@ def _header(path: Path, reader: sitk.ImageFileReader) -> Header:
         frames=int(size[3]) if dimension == 4 else 1,
         pixel_type=pixel_type,
         dtype_bytes=next((n for key, n in _PIXEL_BYTES.items() if key in pixel_type), 8),
-        metadata={**metadata, "_dimension": str(dimension)},
+        metadata=metadata,
     )
 
 
@@ -223,7 +235,7 @@ def _require_memory(path: Path, header: Header) -> None:
     x, y, z = header.grid.size_xyz
     voxels = x * y * z * header.components * header.frames
     needed = voxels * (2 * header.dtype_bytes + 4)
-    free = psutil.virtual_memory().available
+    free = usable_memory().free_bytes
     if voxels > _MAX_VOXELS or needed > free:
         raise ImageError(
             f"{path.name} announces {x} x {y} x {z} voxels, which need {needed / 2**30:.1f} GiB of "
@@ -266,10 +278,8 @@ def _itk_reason(path: Path, suffix: str, error: RuntimeError) -> str:
             f"{path.name} has axes that are not at right angles, as after a gantry tilt; resample "
             "it onto a straight grid first (in Slicer: Resample Scalar Volume)"
         )
-    if "pacing" in text:
-        return f"{path.name} has a voxel spacing that is not positive; correct its header"
-    kind = SUFFIXES[suffix].removesuffix("ImageIO")
+    kind = {".mha": "MetaImage", ".nii": "NIfTI", ".nii.gz": "NIfTI"}.get(suffix, "NRRD")
     return (
-        f"{path.name} is not a readable {kind} file, whatever its name says "
-        f"({os.fspath(path.parent)}); copy or export the file anew"
+        f"{path.name} is not a {kind} file that can be read: it is damaged, or another kind of "
+        "file under that name; copy or export it anew"
     )
