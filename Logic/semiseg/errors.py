@@ -56,6 +56,12 @@ class ImageError(SemiSegError):
     exit_code = ExitCode.IMAGE
 
 
+class CasesFailedError(SemiSegError):
+    """Some cases could not be worked on; the others were, and are kept."""
+
+    exit_code = ExitCode.IMAGE
+
+
 class GeometryMismatchError(ImageError):
     """Two volumes that must share one grid do not."""
 

@@ -16,24 +16,56 @@ from monai.data.utils import compute_importance_map, dense_patch_slices
 from torch import Tensor
 from torch.nn import functional
 
+BAND_BYTES = 1_200_000_000
 _CHUNK = 8
 _CHUNK_VALUES = 1 << 24
+_GPU_BATCH = 4
+_SMALLEST_SIDE = 16
+_TRIES = 3
 Predictor = Callable[[Tensor], Tensor]
 Box = tuple[slice, ...]
+Zyx = tuple[int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class WindowPlan:
     """Window size in voxels, overlap as a fraction, and where the windows run and are summed."""
 
-    window_zyx: tuple[int, int, int]
+    window_zyx: Zyx
     overlap: float
     batch: int
     device: torch.device
     sum_on: torch.device
 
 
-def count_windows(shape_zyx: tuple[int, int, int], plan: WindowPlan) -> int:
+def window_plans(
+    shape_zyx: Zyx,
+    channels: int,
+    *,
+    window_zyx: Zyx,
+    multiple_zyx: Zyx,
+    overlap: float,
+    device: torch.device,
+) -> list[WindowPlan]:
+    """How to run over a volume, from the fastest way to the one that needs the least memory.
+
+    Windows are made less deep where their band of slices would pass `BAND_BYTES`; their sides
+    stay multiples of `multiple_zyx`. The last resort of a GPU is the CPU.
+    """
+    cpu = torch.device("cpu")
+    window = _shallow_enough(window_zyx, multiple_zyx, 4 * channels * shape_zyx[1] * shape_zyx[2])
+    windows = _ever_smaller(window, multiple_zyx)
+    choices = [(some, 1, cpu, cpu) for some in windows]
+    if device.type == "cuda":
+        first = (window, _GPU_BATCH, device, device)
+        choices = [first, *((some, 1, device, cpu) for some in windows), *choices]
+    return [
+        WindowPlan(window_zyx=some, overlap=overlap, batch=batch, device=where, sum_on=sum_on)
+        for some, batch, where, sum_on in choices
+    ]
+
+
+def count_windows(shape_zyx: Zyx, plan: WindowPlan) -> int:
     """Number of windows that cover a volume of `shape_zyx`."""
     return len(_boxes(shape_zyx, plan))
 
@@ -107,10 +139,40 @@ def label_and_uncertainty(probabilities: Tensor) -> tuple[Tensor, Tensor]:
     return probabilities.argmax(dim=0), entropy.clamp_(0, 1)
 
 
+def _shallow_enough(window: Zyx, multiple: Zyx, slice_bytes: int) -> Zyx:
+    while window[0] * slice_bytes > BAND_BYTES:
+        less = _halved(window, 0, multiple)
+        if less == window:
+            break
+        window = less
+    return window
+
+
+def _ever_smaller(window: Zyx, multiple: Zyx) -> list[Zyx]:
+    windows = [window]
+    while len(windows) < _TRIES:
+        last = windows[-1]
+        less = _halved(last, last.index(max(last)), multiple)
+        if less == last:
+            break
+        windows.append(less)
+    return windows
+
+
+def _halved(window: Zyx, axis: int, multiple: Zyx) -> Zyx:
+    """`window` with half the side along `axis`, rounded up; the same if that is too small."""
+    step = multiple[axis]
+    side = -(-window[axis] // (2 * step)) * step
+    sides = list(window)
+    if side >= _SMALLEST_SIDE:
+        sides[axis] = min(side, window[axis])
+    return sides[0], sides[1], sides[2]
+
+
 class _Band:
     """The weighted sums of as many slices as a window is deep."""
 
-    def __init__(self, channels: int, shape_zyx: tuple[int, int, int], plan: WindowPlan) -> None:
+    def __init__(self, channels: int, shape_zyx: Zyx, plan: WindowPlan) -> None:
         depth = min(plan.window_zyx[0], shape_zyx[0])
         plane = shape_zyx[1:]
         self._shape = shape_zyx
@@ -146,7 +208,7 @@ class _Band:
         self._first = until
 
 
-def _boxes(shape_zyx: tuple[int, int, int], plan: WindowPlan) -> list[Box]:
+def _boxes(shape_zyx: Zyx, plan: WindowPlan) -> list[Box]:
     """Windows in the image's coordinates, sorted by depth; they may reach beyond the image."""
     padded = tuple(max(n, w) for n, w in zip(shape_zyx, plan.window_zyx, strict=True))
     before = tuple((p - n) // 2 for p, n in zip(padded, shape_zyx, strict=True))
@@ -179,7 +241,7 @@ def _inside(part: slice, n: int) -> slice:
     return slice(max(part.start, 0), min(part.stop, n))
 
 
-def _shape(image: Tensor) -> tuple[int, int, int]:
+def _shape(image: Tensor) -> Zyx:
     depth, height, width = image.shape
     return depth, height, width
 

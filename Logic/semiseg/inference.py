@@ -1,0 +1,364 @@
+"""Segmenting volumes with a trained model, on each image's own grid, in bounded memory."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from semiseg.cleanup import clean_up, rule_for
+from semiseg.config import MODALITIES, Modality, PredictConfig, to_json
+from semiseg.data.training_grid import TrainingImage, to_training_grid
+from semiseg.devices import choose_device, is_out_of_memory, release_memory
+from semiseg.errors import (
+    CancelledError,
+    CasesFailedError,
+    DeviceError,
+    ImageError,
+    SemiSegError,
+    StorageError,
+    StudyError,
+)
+from semiseg.events import Emit, Event, Json, Progress, ignore
+from semiseg.images.grid import Grid, Orientation, canonical
+from semiseg.images.reading import Image
+from semiseg.images.resampling import spaced_grid
+from semiseg.models import Model, load_model, require_fit
+from semiseg.resources import usable_memory
+from semiseg.sliding import (
+    BAND_BYTES,
+    Predictor,
+    WindowPlan,
+    Zyx,
+    count_windows,
+    label_and_uncertainty,
+    stream_probabilities,
+    upsample,
+    window_plans,
+)
+from semiseg.study.case import Case
+from semiseg.study.study import Study
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PredictionArrays:
+    """Structure ids and uncertainty (entropy, 0 sure to 1 no idea) on the image's own grid.
+
+    `removed_voxels` were set to background by the clean-up, per structure; `notes` are for the
+    user.
+    """
+
+    label: NDArray[np.uint16]
+    uncertainty: NDArray[np.float32]
+    removed_voxels: Mapping[int, int]
+    notes: tuple[str, ...]
+    device: str
+    window_zyx: Zyx
+    seconds: float
+
+
+def predict_image(
+    model: Model, image: Image, modality: Modality, config: PredictConfig, emit: Emit = ignore
+) -> PredictionArrays:
+    """Segment `image` on the model's device; progress counts windows of phase "predict".
+
+    Out of memory: smaller windows, then the CPU, each said in an event and a note. ImageError for
+    an unknown modality; DeviceError when the memory is too small in any case.
+    """
+    start = time.monotonic()
+    notes = _Notes(emit)
+    _check_modality(model, modality, notes)
+    require_memory(model, image.grid)
+    flips = _flips(model, config, notes)
+    ready = to_training_grid(image, modality, model.spacing_mm_zyx)
+    target = _Target(ready.orientation, model.classes)
+    plan = _segment(model, ready, config.overlap, flips, target, notes)
+    removed: dict[int, int] = {}
+    if config.clean_up:
+        rules = {i: rule_for(model.names.get(i, "")) for i in model.classes if i}
+        removed = clean_up(target.label, rules)
+    return PredictionArrays(
+        label=target.label,
+        uncertainty=target.uncertainty,
+        removed_voxels=removed,
+        notes=tuple(notes.texts),
+        device=str(plan.device),
+        window_zyx=plan.window_zyx,
+        seconds=time.monotonic() - start,
+    )
+
+
+def windows_of(model: Model, grid: Grid, overlap: float) -> int:
+    """Number of windows that an image on `grid` will take: its share of the work."""
+    shape = _training_shape(model, grid)
+    return count_windows(shape, _plans(model, shape, overlap)[0])
+
+
+def memory_needed(model: Model, grid: Grid) -> int:
+    """Bytes of main memory that `predict_image` takes beyond the image itself, at most."""
+    own, trained = math.prod(grid.shape_zyx), math.prod(_training_shape(model, grid))
+    preparing = 8 * own + 8 * trained
+    running = 6 * own + 4 * trained + 2 * BAND_BYTES
+    cleaning = 11 * own
+    return max(preparing, min(running, 6 * own + 4 * trained * (2 + len(model.classes))), cleaning)
+
+
+def require_memory(model: Model, grid: Grid) -> None:
+    """DeviceError unless an image on `grid` can be segmented in the memory that is free."""
+    needed, free = memory_needed(model, grid), usable_memory().free_bytes
+    if needed > free:
+        raise DeviceError(
+            f"segmenting {' x '.join(map(str, grid.size_xyz))} voxels needs about "
+            f"{needed / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB are free; close other "
+            "programs, or crop the image"
+        )
+
+
+class _Notes:
+    """What the user should know, said at once and kept."""
+
+    def __init__(self, emit: Emit) -> None:
+        self.emit = emit
+        self.texts: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.texts.append(text)
+        self.emit(Event(kind="progress", phase="predict", message=text))
+
+
+class _Target:
+    """The result on the image's own grid, written through views turned to S, P, L."""
+
+    def __init__(self, orientation: Orientation, classes: tuple[int, ...]) -> None:
+        shape = orientation.source.shape_zyx
+        self.label = np.zeros(shape, dtype=np.uint16)
+        self.uncertainty = np.zeros(shape, dtype=np.float32)
+        flips = tuple(slice(None, None, -1 if flip else 1) for flip in orientation.flips)
+        self._label = self.label.transpose(orientation.axes)[flips]
+        self._uncertainty = self.uncertainty.transpose(orientation.axes)[flips]
+        self._ids = np.asarray(classes, dtype=np.uint16)
+        self.shape_zyx = orientation.grid.shape_zyx
+
+    def write(self, first: int, probabilities: Tensor) -> None:
+        """Most probable structure and entropy of slices from `first` on; (C, n, H, W)."""
+        channel, uncertainty = label_and_uncertainty(probabilities)
+        part = slice(first, first + channel.shape[0])
+        self._label[part] = self._ids[channel.cpu().numpy()]
+        self._uncertainty[part] = uncertainty.cpu().numpy()
+
+
+def _segment(
+    model: Model,
+    ready: TrainingImage,
+    overlap: float,
+    flips: tuple[tuple[int, ...], ...],
+    target: _Target,
+    notes: _Notes,
+) -> WindowPlan:
+    """Fill `target`; the plan that the memory sufficed for."""
+    image = torch.from_numpy(ready.array)
+    shape = ready.grid.shape_zyx
+    for plan in _plans(model, shape, overlap):
+        progress = Progress(notes.emit, "predict", count_windows(shape, plan))
+        progress.update(0)
+        predictor = _predictor(model.network.to(plan.device).eval(), flips)
+        chunks = stream_probabilities(
+            predictor, image, plan, fill=ready.fill, on_windows=progress.update
+        )
+        try:
+            for first, probabilities in upsample(chunks, shape, target.shape_zyx):
+                target.write(first, probabilities)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        else:
+            return plan
+        # Outside the handler: the error's frames no longer hold the tensors.
+        release_memory(plan.device)
+        size = " x ".join(map(str, plan.window_zyx))
+        notes.say(f"Out of memory on {plan.device} with windows of {size} voxels; using less.")
+    raise DeviceError(
+        "out of memory even with the smallest windows on the CPU; close other programs, or crop "
+        "the image"
+    )
+
+
+def _predictor(network: nn.Module, flips: tuple[tuple[int, ...], ...]) -> Predictor:
+    """Mean class probabilities of `network` over mirrored windows (B, 1, D, H, W)."""
+
+    @torch.inference_mode()
+    def predictor(windows: Tensor) -> Tensor:
+        total: Tensor | None = None
+        for axes in flips:
+            logits = _logits(network, windows.flip(axes) if axes else windows)
+            probabilities = logits.softmax(dim=1)
+            probabilities = probabilities.flip(axes) if axes else probabilities
+            total = probabilities if total is None else total + probabilities
+        if total is None or not torch.isfinite(total).all():
+            raise StudyError(
+                "the model's output is not a number; train it anew or choose another model"
+            )
+        return total / len(flips)
+
+    return predictor
+
+
+def _logits(network: nn.Module, windows: Tensor) -> Tensor:
+    """Float32 logits; in half precision on a GPU, unless that overflows."""
+    flat = windows.shape[2] == 1
+    given = windows.squeeze(2) if flat else windows
+    on_gpu = windows.device.type == "cuda"
+    with torch.autocast(windows.device.type, dtype=torch.float16, enabled=on_gpu):
+        logits: Tensor = network(given)
+    logits = logits.float()
+    if on_gpu and not torch.isfinite(logits).all():
+        logits = network(given).float()
+    return logits.unsqueeze(2) if flat else logits
+
+
+def _plans(model: Model, shape_zyx: Zyx, overlap: float) -> list[WindowPlan]:
+    return window_plans(
+        shape_zyx,
+        len(model.classes),
+        window_zyx=model.window_zyx,
+        multiple_zyx=model.multiple_zyx,
+        overlap=overlap,
+        device=model.device,
+    )
+
+
+def _flips(model: Model, config: PredictConfig, notes: _Notes) -> tuple[tuple[int, ...], ...]:
+    """Axes of a window (B, 1, D, H, W) to mirror, one tuple per run; the first is none."""
+    axes = tuple(axis + 2 for axis in model.mirror_axes if model.window_zyx[axis] > 1)
+    if not config.flips:
+        return ((),)
+    if not axes:
+        notes.say(f"{model.name} did not learn from mirrored images, so none are averaged.")
+    return tuple(some for n in range(len(axes) + 1) for some in combinations(axes, n))
+
+
+def _check_modality(model: Model, modality: Modality, notes: _Notes) -> None:
+    if modality not in MODALITIES:
+        raise ImageError(
+            f"the image's modality is {modality!r}, expected one of {', '.join(MODALITIES)}; "
+            "set it for this case first"
+        )
+    if modality not in model.modalities:
+        notes.say(
+            f"{model.name} learned from {' and '.join(model.modalities)} only; check its result on "
+            f"{modality} with care."
+        )
+
+
+def _training_shape(model: Model, grid: Grid) -> Zyx:
+    z, y, x = model.spacing_mm_zyx
+    return spaced_grid(canonical(grid).grid, (x, y, z)).shape_zyx
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSummary:
+    """The version of each case's new prediction."""
+
+    model_id: int
+    versions: Mapping[str, int]
+    seconds: float
+
+
+def predict(
+    study: Study,
+    model_id: int | None,
+    case_ids: Sequence[str] | None,
+    config: PredictConfig,
+    emit: Emit = ignore,
+) -> PredictSummary:
+    """Segment cases (None: all) with a model (None: the newest); each is saved once it is ready.
+
+    A case that fails is said in an event whose data hold "case" and "error", the others go on,
+    and CasesFailedError ends the run. StudyError before any work: unknown case or model, model of
+    other structures. StorageError and CancelledError end the run at once; what was saved stays.
+    """
+    start = time.monotonic()
+    record = study.model(model_id)
+    cases = [study.cases[i] for i in _known_cases(study, case_ids)]
+    model = load_model(record.folder, choose_device(config.device, emit))
+    require_fit(model, study.protocol, study.id)
+    versions: dict[str, int] = {}
+    failed: dict[str, str] = {}
+    shares = [windows_of(model, case.grid, config.overlap) for case in cases]
+    progress = Progress(emit, "predict", sum(shares))
+    for number, case in enumerate(cases):
+        before = sum(shares[:number])
+        said = _Relay(emit, progress, before, shares[number], f"segmenting {case.name}")
+        try:
+            versions[case.id] = _predict_case(study, model, record.id, case, config, said)
+            data: dict[str, Json] = {"case": case.id, "version": versions[case.id]}
+            message = f"{case.name} is segmented"
+        except (StorageError, CancelledError):
+            raise
+        except SemiSegError as error:
+            failed[case.id] = str(error)
+            data, message = {"case": case.id, "error": str(error)}, f"{case.name}: {error}"
+        progress.update(before + shares[number], message, data)
+    _require_all(len(cases), failed)
+    return PredictSummary(model_id=record.id, versions=versions, seconds=time.monotonic() - start)
+
+
+class _Relay:
+    """Turns one case's windows into steps of the whole run; other events pass."""
+
+    def __init__(
+        self, emit: Emit, progress: Progress, before: int, share: int, message: str
+    ) -> None:
+        self._emit, self._progress, self._message = emit, progress, message
+        self._before, self._share = before, share
+
+    def __call__(self, event: Event) -> None:
+        if event.total:
+            done = event.step * self._share // event.total
+            self._progress.update(self._before + done, self._message)
+        else:
+            self._emit(event)
+
+
+def _predict_case(
+    study: Study, model: Model, model_id: int, case: Case, config: PredictConfig, emit: Emit
+) -> int:
+    """Segment and save one case; the version of its prediction."""
+    found = predict_image(model, study.image(case.id), case.modality, config, emit)
+    removed = {str(i): n * case.grid.voxel_ml for i, n in found.removed_voxels.items()}
+    info: dict[str, Json] = {
+        "model": model.name,
+        "device": found.device,
+        "window_zyx": list(found.window_zyx),
+        "seconds": round(found.seconds, 2),
+        "settings": to_json(config),
+        "removed_ml": dict(removed),
+        "notes": list(found.notes),
+    }
+    return study.predicted(case.id, found.label, found.uncertainty, model_id=model_id, info=info)
+
+
+def _require_all(n_cases: int, failed: Mapping[str, str]) -> None:
+    if failed:
+        raise CasesFailedError(
+            f"{n_cases - len(failed)} of {n_cases} cases were segmented and saved; not "
+            + "; not ".join(f"{case_id}: {sentence}" for case_id, sentence in failed.items())
+        )
+
+
+def _known_cases(study: Study, case_ids: Sequence[str] | None) -> list[str]:
+    if case_ids is None:
+        return list(study.cases)
+    unknown = [case_id for case_id in case_ids if case_id not in study.cases]
+    if unknown:
+        raise StudyError(
+            f"the study has no case {unknown[0]!r}; it has {', '.join(study.cases) or 'none yet'}"
+        )
+    return list(dict.fromkeys(case_ids))

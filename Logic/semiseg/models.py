@@ -1,0 +1,203 @@
+"""A trained model from its folder: JSON and safetensors only, every field checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from semiseg.config import MODALITIES, Modality
+from semiseg.errors import ConfigError, SchemaError, StudyError
+from semiseg.images.grid import Triple
+from semiseg.methods.base import Method, MethodSettings, build_method
+from semiseg.networks import NetworkSpec
+from semiseg.study.fields import Fields
+from semiseg.study.protocol import LARGEST_ID, Protocol
+from semiseg.study.storage import read_json
+
+DESCRIPTION = "model.json"
+WEIGHTS = "weights.safetensors"
+Zyx = tuple[int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Model:
+    """A trained network and what must be known to run it.
+
+    `network` maps (B, 1, *) to logits (B, C, *); it is 2-D where windows are one slice deep.
+    `classes[c]` is the structure id of channel c, 0 for background. `mirror_axes` are the axes
+    (0 z, 1 y, 2 x) along which it learned from mirrored images too. Sides of windows must be
+    multiples of `multiple_zyx`.
+    """
+
+    name: str
+    network: nn.Module
+    classes: tuple[int, ...]
+    names: Mapping[int, str]
+    spacing_mm_zyx: Triple
+    window_zyx: Zyx
+    multiple_zyx: Zyx = (1, 1, 1)
+    modalities: tuple[Modality, ...] = MODALITIES
+    mirror_axes: tuple[int, ...] = ()
+    device: torch.device
+    study_id: str | None = None
+
+
+def load_model(folder: Path, device: torch.device) -> Model:
+    """The model in `folder`, on `device`, ready to predict.
+
+    SchemaError: its description or its weights are missing, corrupt or do not belong together.
+    """
+    where = f"model {folder.name}"
+    fields = Fields(read_json(folder / DESCRIPTION), f"{where} ({folder / DESCRIPTION})")
+    try:
+        spec = NetworkSpec.from_json(fields.part("network").values)
+        method = build_method(fields.text("method"), MethodSettings(network=spec))
+    except ConfigError as error:
+        raise SchemaError(f"{fields.where}: {error}; update SemiSeg, or train anew") from error
+    classes = _classes(fields, spec)
+    window = _window(fields, spec)
+    _load_weights(method.modules, folder / WEIGHTS, where)
+    return Model(
+        name=fields.text("name", where),
+        network=_Predicting(method).to(device).eval(),
+        classes=classes,
+        names={int(i): str(name) for i, name in fields.mapping("names").items() if i.isdecimal()},
+        spacing_mm_zyx=_spacing(fields),
+        window_zyx=window,
+        multiple_zyx=_in_3d(spec.multiple),
+        modalities=_modalities(fields),
+        mirror_axes=tuple(a for a in fields.integers("mirror_axes") if a in (0, 1, 2)),
+        device=device,
+        study_id=fields.optional_text("study_id"),
+    )
+
+
+def require_fit(model: Model, protocol: Protocol, study_id: str) -> None:
+    """StudyError unless the study has every structure of `model`.
+
+    Names count for models of other studies only: in its own study an id keeps its meaning when
+    it gets another name.
+    """
+    own = {structure.id: structure.name for structure in protocol.structures}
+    for structure_id in model.classes[1:]:
+        learned = model.names.get(structure_id)
+        called = f"{structure_id} ({learned})" if learned else str(structure_id)
+        if structure_id not in own:
+            raise StudyError(
+                f"{model.name} segments structure {called}, which this study does not have; "
+                "choose a model of this study, or add the structure"
+            )
+        foreign = model.study_id != study_id
+        if foreign and (learned or "").casefold() != own[structure_id].casefold():
+            raise StudyError(
+                f"{model.name} comes from another study, where structure {structure_id} is "
+                f"{learned or 'unnamed'!r}; here it is {own[structure_id]!r}. Choose a model of "
+                "this study"
+            )
+
+
+class _Predicting(nn.Module):
+    """A method as a network: images in, logits out."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.modules_of_method = method.modules
+        self._predict = method.predict
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits (B, C, *) of `image` (B, 1, *)."""
+        return self._predict(image)
+
+
+def _load_weights(modules: nn.Module, path: Path, where: str) -> None:
+    remedy = "choose another model, or train anew"
+    try:
+        weights = load_file(path)
+    except FileNotFoundError as error:
+        raise SchemaError(f"{where} has no weights ({path} is missing); {remedy}") from error
+    except (SafetensorError, OSError) as error:
+        raise SchemaError(f"the weights of {where} are corrupt ({error}); {remedy}") from error
+    expected = modules.state_dict()
+    wrong = sorted(set(expected) ^ set(weights))
+    if wrong:
+        raise SchemaError(
+            f"the weights of {where} do not belong to its description: {wrong[0]!r} "
+            f"{'is missing' if wrong[0] in expected else 'is not part of the network'}; {remedy}"
+        )
+    for name, values in weights.items():
+        if values.shape != expected[name].shape:
+            raise SchemaError(
+                f"the weights of {where} do not belong to its description: {name!r} has the shape "
+                f"{tuple(values.shape)}, expected {tuple(expected[name].shape)}; {remedy}"
+            )
+        if not torch.isfinite(values).all():
+            raise SchemaError(f"the weights of {where} hold values that are no numbers; {remedy}")
+    modules.load_state_dict(weights)
+
+
+def _classes(fields: Fields, spec: NetworkSpec) -> tuple[int, ...]:
+    classes = fields.integers("classes")
+    problem = None
+    if len(classes) < 2 or classes[0] != 0:
+        problem = "should start with 0 for background and have a structure"
+    elif len(set(classes)) != len(classes) or not all(0 <= c <= LARGEST_ID for c in classes):
+        problem = f"should be different ids up to {LARGEST_ID}"
+    elif len(classes) != spec.n_classes:
+        problem = f"should be as many as the network's {spec.n_classes} channels"
+    if problem:
+        raise SchemaError(f"{fields.where}: 'classes' {problem}, found {list(classes)[:20]}")
+    return classes
+
+
+def _spacing(fields: Fields) -> Triple:
+    values = fields.items("spacing_mm_zyx")
+    numbers = [float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    if len(numbers) != 3 or len(values) != 3 or not all(_sound_mm(v) for v in numbers):
+        raise SchemaError(
+            f"{fields.where}: 'spacing_mm_zyx' should be three lengths in mm, found {values}"
+        )
+    return numbers[0], numbers[1], numbers[2]
+
+
+def _sound_mm(value: float) -> bool:
+    return math.isfinite(value) and 0.05 <= value <= 50
+
+
+def _window(fields: Fields, spec: NetworkSpec) -> Zyx:
+    sides = fields.integers("patch_zyx")
+    multiple = _in_3d(spec.multiple)
+    if len(sides) not in (2, 3) or not all(1 <= side <= 1024 for side in sides):
+        raise SchemaError(
+            f"{fields.where}: 'patch_zyx' should be three sides up to 1024 voxels, found {sides}"
+        )
+    window = _in_3d(sides)
+    if any(side % m for side, m in zip(window, multiple, strict=True)):
+        raise SchemaError(
+            f"{fields.where}: 'patch_zyx' should be multiples of {multiple}, found {sides}"
+        )
+    return window
+
+
+def _in_3d(sides: tuple[int, ...]) -> Zyx:
+    """`sides` with a depth of one slice where they are those of a slice."""
+    *first, y, x = sides
+    return (first[0] if first else 1), y, x
+
+
+def _modalities(fields: Fields) -> tuple[Modality, ...]:
+    found = fields.texts("modalities")
+    strange = [m for m in found if m not in MODALITIES]
+    if strange or not found:
+        raise SchemaError(
+            f"{fields.where}: 'modalities' should be some of {', '.join(MODALITIES)}, found "
+            f"{list(found)}"
+        )
+    return cast("tuple[Modality, ...]", found)
