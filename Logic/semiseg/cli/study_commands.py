@@ -1,0 +1,305 @@
+"""`semiseg study ...`: make a study, fill it, look at it, check it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from semiseg.cli.options import CaseIds, StudyFolder, parse_pairs, require_case, shell_path
+from semiseg.cli.screen import screen_of
+from semiseg.config import MODALITIES, Modality, check_choice
+from semiseg.errors import ConfigError, StudyError
+
+if TYPE_CHECKING:
+    from semiseg.study.protocol import Protocol
+    from semiseg.study.study import Study
+
+app = typer.Typer(
+    help="Make a study, fill it, look at it, check it.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@app.command()
+def new(
+    context: typer.Context,
+    folder: StudyFolder,
+    name: Annotated[str | None, typer.Option(help="Name; the folder's if none.")] = None,
+    structures: Annotated[
+        str, typer.Option(help='Structures, e.g. "liver,spleen" or "1=liver,4=spleen".')
+    ] = "",
+) -> None:
+    """Make a study: a folder with structures, cases, labels, models and a journal.
+
+    \b
+    Examples:
+      semiseg study new abdomen --structures liver,spleen,kidney_left,kidney_right
+      semiseg study new "my study" --structures "6=liver,1=spleen"
+    """
+    from semiseg.study.protocol import parse_structures
+    from semiseg.study.study import Study
+
+    screen = screen_of(context)
+    study = Study.create(
+        folder, name=name or folder.resolve().name, protocol=parse_structures(structures)
+    )
+    screen.data(study=str(study.folder), id=study.id)
+    screen.say(f"made the study {study.name!r} in {study.folder}: {_listed(study.protocol)}")
+    screen.next(f"semiseg study add {shell_path(folder)} IMAGE --modality CT")
+
+
+@app.command()
+def add(
+    context: typer.Context,
+    folder: StudyFolder,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="NIfTI, NRRD or MHA.")],
+    modality: Annotated[
+        str | None, typer.Option(help="CT or MR; guessed from the file if not given.")
+    ] = None,
+    case_id: Annotated[
+        str | None, typer.Option("--case-id", help="Id of the case (one image only).")
+    ] = None,
+    patient: Annotated[
+        str | None, typer.Option(help="Patient; images of one patient share a split.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="train, val or test.")] = None,
+    copy: Annotated[
+        bool, typer.Option("--copy", help="Copy the image into the study, not only point to it.")
+    ] = False,
+) -> None:
+    """Add images as cases; the files are pointed to, or copied with --copy.
+
+    \b
+    Examples:
+      semiseg study add abdomen ct1.nii.gz ct2.nii.gz --modality CT
+      semiseg study add abdomen mr.nrrd --case-id mr1 --patient P7 --split test --copy
+    """
+    from semiseg.study.study import Study
+
+    screen = screen_of(context)
+    if case_id is not None and len(images) > 1:
+        raise ConfigError("--case-id names one case; add the images one by one")
+    study = Study.open(folder)
+    for image in images:
+        case = study.add_case(
+            image,
+            case_id=case_id,
+            patient=patient,
+            modality=_modality(modality),
+            split=split,
+            copy=copy,
+        )
+        guessed = "" if case.modality_overridden else f", {case.modality_confidence:.0%} sure"
+        screen.say(f"added {case.id}: {case.modality}{guessed}, {case.split}")
+    screen.data(cases=list(study.cases))
+    screen.next(f"semiseg annotate {shell_path(folder)} CASE LABEL --done 10,20,30")
+
+
+@app.command()
+def status(context: typer.Context, folder: StudyFolder) -> None:
+    """Show the cases, what is annotated and what comes next.
+
+    \b
+    Examples:
+      semiseg study status abdomen
+      semiseg study status abdomen --json
+    """
+    from semiseg.cli.overview import case_rows, next_step, problem_lines
+    from semiseg.study.study import Study
+
+    screen = screen_of(context)
+    study = Study.open(folder)
+    rows = case_rows(study)
+    screen.say(f"{study.name}: {_listed(study.protocol)}; {len(study.models())} models")
+    columns = ("case", "modality", "split", "label", "slices done", "gate", "segmentation")
+    screen.table("Cases", columns, [tuple(row.values()) for row in rows])
+    screen.data(
+        study=str(study.folder),
+        structures={str(s.id): s.name for s in study.protocol.structures},
+        cases=[dict(row) for row in rows],
+        models=[model.id for model in study.models()],
+        problems=problem_lines(study),
+    )
+    for line in problem_lines(study):
+        screen.say(f"problem: {line}")
+    screen.next(next_step(study, shell_path(folder)))
+
+
+@app.command()
+def check(context: typer.Context, folder: StudyFolder) -> None:
+    """Read every image, label and segmentation of the study; exit code 3 if something is wrong.
+
+    \b
+    Example:
+      semiseg study check abdomen
+    """
+    from semiseg.cli.overview import check_study
+    from semiseg.study.study import Study
+
+    screen = screen_of(context)
+    study = Study.open(folder)
+    problems = check_study(study, screen.emit)
+    screen.data(problems=list(problems))
+    for line in problems:
+        screen.say(f"problem: {line}")
+    if problems:
+        raise StudyError(f"{len(problems)} problems in {folder}; the rest of the study is sound")
+    screen.say(f"{len(study.cases)} cases, {len(study.models())} models: all sound")
+
+
+@app.command()
+def structures(
+    context: typer.Context,
+    folder: StudyFolder,
+    add_: Annotated[
+        list[str] | None, typer.Option("--add", metavar="ID=NAME", help="Add a structure.")
+    ] = None,
+    rename: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=NEW", help="Rename a structure.")
+    ] = None,
+    remove: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Remove a structure without voxels.")
+    ] = None,
+) -> None:
+    """List the structures, or add, rename and remove some.
+
+    \b
+    Examples:
+      semiseg study structures abdomen
+      semiseg study structures abdomen --add 5=pancreas --rename kidney_left=left_kidney
+    """
+    from semiseg.study.study import Study
+
+    screen = screen_of(context)
+    study = Study.open(folder)
+    changed = _changed(study.protocol, add_ or (), rename or (), remove or ())
+    if changed != study.protocol:
+        study.set_protocol(changed)
+    rows = [
+        (str(s.id), s.name, s.code.meaning if s.code else "-", _hex(s.color))
+        for s in changed.structures
+    ]
+    screen.table("Structures", ("id", "name", "code", "colour"), rows)
+    screen.data(structures={row[0]: row[1] for row in rows})
+
+
+@app.command()
+def split(
+    context: typer.Context,
+    folder: StudyFolder,
+    cases: CaseIds = None,
+    to: Annotated[str | None, typer.Option(help="train, val or test.")] = None,
+    assign: Annotated[
+        bool, typer.Option("--assign", help="Draw splits for patients that have none yet.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
+    fractions: Annotated[
+        tuple[float, float, float], typer.Option(help="Parts of train, val, test.")
+    ] = (0.7, 0.15, 0.15),
+) -> None:
+    """Show the splits, move the patients of some cases, or draw splits by patient.
+
+    \b
+    Examples:
+      semiseg study split abdomen
+      semiseg study split abdomen ct7 --to test
+      semiseg study split abdomen --assign --fractions 0.7 0.1 0.2
+    """
+    from semiseg.study.study import Study
+
+    screen = screen_of(context)
+    study = Study.open(folder)
+    if assign:
+        study.assign_splits(seed, fractions)
+    if to is not None:
+        if not cases:
+            raise ConfigError("--to needs the cases to move; for example: ct7 --to test")
+        _move(study, cases, to)
+    rows = [(case.id, case.patient, case.split) for case in study.cases.values()]
+    screen.table("Splits", ("case", "patient", "split"), rows)
+    screen.data(splits={row[0]: row[2] for row in rows})
+
+
+@app.command()
+def models(context: typer.Context, folder: StudyFolder) -> None:
+    """List the models of the study, the latest last.
+
+    \b
+    Example:
+      semiseg study models abdomen
+    """
+    from semiseg.cli.overview import model_rows
+    from semiseg.study.study import Study
+
+    screen = screen_of(context)
+    rows = model_rows(Study.open(folder))
+    screen.table(
+        "Models",
+        ("model", "method", "made", "steps", "validation Dice"),
+        [tuple(str(value) for value in row.values()) for row in rows],
+    )
+    screen.data(models=[dict(row) for row in rows])
+
+
+@app.command()
+def history(
+    context: typer.Context,
+    folder: StudyFolder,
+    last: Annotated[int, typer.Option(min=1, help="How many entries, counted from the end.")] = 20,
+) -> None:
+    """Show the last entries of the study's journal.
+
+    \b
+    Example:
+      semiseg study history abdomen --last 50
+    """
+    from semiseg.cli.overview import journal_rows
+    from semiseg.study.study import Study
+
+    screen = screen_of(context)
+    rows = journal_rows(Study.open(folder))[-last:]
+    screen.table("History", ("time", "what", "details"), rows)
+    screen.data(history=[list(row) for row in rows])
+
+
+def _modality(text: str | None) -> Modality | None:
+    if text is None:
+        return None
+    check_choice("modality", text.upper(), MODALITIES)
+    return cast("Modality", text.upper())
+
+
+def _changed(
+    protocol: Protocol,
+    add_: list[str] | tuple[()],
+    rename: list[str] | tuple[()],
+    remove: list[str] | tuple[()],
+) -> Protocol:
+    from semiseg.study.protocol import parse_structures
+
+    for text in add_:
+        for structure in parse_structures(text).structures:
+            protocol = protocol.add(structure)
+    for old, name in parse_pairs(rename, "--rename NAME=NEW").items():
+        protocol = protocol.rename(protocol.by_name(old).id, name)
+    for name in remove:
+        protocol = protocol.remove(protocol.by_name(name).id)
+    return protocol
+
+
+def _move(study: Study, cases: list[str], to: str) -> None:
+    for case_id in cases:
+        require_case(study, case_id)
+        study.set_split(study.cases[case_id].patient, to)
+
+
+def _hex(color: tuple[int, int, int]) -> str:
+    return "#" + bytes(color).hex()
+
+
+def _listed(protocol: Protocol) -> str:
+    names = ", ".join(f"{s.id} {s.name}" for s in protocol.structures)
+    return names or "no structures yet"

@@ -1,0 +1,173 @@
+"""`semiseg propagate`, `train` and `predict`: the long work."""
+
+from __future__ import annotations
+
+from typing import Annotated, cast
+
+import typer
+
+from semiseg.cli.options import (
+    CaseIds,
+    DeviceName,
+    Seed,
+    StudyFolder,
+    chosen_cases,
+    shell_path,
+)
+from semiseg.cli.screen import screen_of
+from semiseg.config import (
+    Device,
+    PredictConfig,
+    PropagationConfig,
+    RegistrationConfig,
+    SliceConfig,
+    TrainConfig,
+    Validation,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add this file's commands to `app`."""
+    app.command("propagate")(propagate)
+    app.command("train")(train)
+    app.command("predict")(predict)
+
+
+def propagate(
+    context: typer.Context,
+    folder: StudyFolder,
+    cases: CaseIds = None,
+    atlases: Annotated[int, typer.Option(help="Annotated cases that vote on each case.")] = 3,
+    spacing: Annotated[
+        float, typer.Option("--spacing", metavar="MM", help="Voxel size of the registration.")
+    ] = 3.0,
+    iterations: Annotated[int, typer.Option(help="Steps of the registration.")] = 60,
+    by_shape: Annotated[
+        bool, typer.Option("--by-shape", help="Between slices look at shapes only, not the image.")
+    ] = False,
+    seed: Seed = 0,
+    device: DeviceName = "auto",
+) -> None:
+    """Carry finished slices to volumes and to other cases.
+
+    A human's voxels are never changed. Each case's result is accepted, weighted down or
+    rejected by the trust gate; `semiseg study status` and the report say why.
+
+    \b
+    Examples:
+      semiseg propagate abdomen
+      semiseg propagate abdomen mr1 mr2 --atlases 1
+    """
+    from semiseg.propagation import propagate as run
+    from semiseg.study.study import Study
+
+    screen = screen_of(context)
+    config = PropagationConfig(
+        atlases=atlases,
+        slices=SliceConfig(image_guided=not by_shape),
+        registration=RegistrationConfig(
+            spacing_mm=spacing, iterations=iterations, seed=seed, device=cast("Device", device)
+        ),
+    )
+    study = Study.open(folder)
+    run(study, config, screen.emit, case_ids=chosen_cases(study, cases))
+    study.reload()
+    gates = {case.id: case.gate for case in study.cases.values() if case.gate is not None}
+    for case_id, gate in gates.items():
+        why = f" ({'; '.join(gate.reasons)})" if gate.reasons else ""
+        screen.say(f"{case_id}: {gate.verdict.replace('_', ' ')}, score {gate.score:.2f}{why}")
+    screen.data(gates={case_id: gate.to_json() for case_id, gate in gates.items()})
+    screen.next(f"semiseg train {shell_path(folder)}")
+
+
+def train(
+    context: typer.Context,
+    folder: StudyFolder,
+    method: Annotated[str, typer.Option(help="How to learn.")] = "supervised",
+    minutes: Annotated[
+        float | None, typer.Option(help="End after this time; 10 if no end is given.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="End after this many steps.")] = None,
+    seed: Seed = 0,
+    validation: Annotated[
+        str, typer.Option(help="auto, split, leave_one_out, slices or none.")
+    ] = "auto",
+    spacing: Annotated[
+        float | None, typer.Option("--spacing", metavar="MM", help="Voxel size; chosen if none.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Patches per step; chosen if none.")
+    ] = None,
+    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
+    human_only: Annotated[
+        bool, typer.Option("--human-only", help="Do not learn from propagated labels.")
+    ] = False,
+    device: DeviceName = "auto",
+) -> None:
+    """Learn a model from drawn and propagated labels.
+
+    Stopped or killed, the same command goes on from the last checkpoint. The model that is kept
+    is chosen on the validation cases, never on test cases.
+
+    \b
+    Examples:
+      semiseg train abdomen --minutes 10
+      semiseg train abdomen --steps 500 --seed 3 --device cpu --validation leave_one_out
+    """
+    from semiseg.study.study import Study
+    from semiseg.trainer.train import train as run
+
+    screen = screen_of(context)
+    config = TrainConfig(
+        method=method,
+        minutes=10.0 if minutes is None and steps is None else minutes,
+        steps=steps,
+        seed=seed,
+        device=cast("Device", device),
+        validation=cast("Validation", validation),
+        spacing_mm=spacing,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        use_propagated=not human_only,
+    )
+    model_id = run(Study.open(folder), config, screen.emit)
+    screen.data(model=model_id)
+    screen.say(f"made model {model_id} in {folder}")
+    screen.next(f"semiseg predict {shell_path(folder)}")
+
+
+def predict(
+    context: typer.Context,
+    folder: StudyFolder,
+    cases: CaseIds = None,
+    model: Annotated[int | None, typer.Option(help="Model; the latest if none.")] = None,
+    overlap: Annotated[float, typer.Option(help="Overlap of neighbouring windows.")] = 0.5,
+    flips: Annotated[
+        bool, typer.Option("--flips", help="Average over mirrored images: slower, steadier.")
+    ] = False,
+    keep_islands: Annotated[
+        bool, typer.Option("--keep-islands", help="Do not remove small loose pieces.")
+    ] = False,
+    device: DeviceName = "auto",
+) -> None:
+    """Segment cases with a model, with the uncertainty per voxel.
+
+    \b
+    Examples:
+      semiseg predict abdomen
+      semiseg predict abdomen ct7 mr2 --model 1 --flips
+    """
+    from semiseg.inference import predict as run
+    from semiseg.study.study import Study
+
+    screen = screen_of(context)
+    config = PredictConfig(
+        device=cast("Device", device), overlap=overlap, flips=flips, clean_up=not keep_islands
+    )
+    study = Study.open(folder)
+    chosen = chosen_cases(study, cases) or tuple(study.cases)
+    model_id = study.model(model).id
+    run(study, model_id, chosen, config, screen.emit)
+    screen.data(model=model_id, cases=list(chosen))
+    screen.say(f"segmented {len(chosen)} cases with model {model_id}: {', '.join(chosen)}")
+    screen.next(f"semiseg report {shell_path(folder)} --open")
