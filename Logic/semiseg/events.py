@@ -52,9 +52,12 @@ def parse_line(line: str) -> Event:
         body = json.loads(line)
         if not isinstance(body, dict) or body.get("kind") not in get_args(Kind):
             raise JobError(f"not an event: {line[:80]!r}")
-        return Event(**body)
+        event = Event(**body)
     except (ValueError, TypeError, RecursionError) as error:
         raise JobError(f"not an event: {line[:80]!r}") from error
+    if not _well_typed(event):
+        raise JobError(f"not an event: {line[:80]!r}")
+    return event
 
 
 class Progress:
@@ -103,6 +106,13 @@ class Progress:
         if done <= 0:
             return None
         return (now - self._start) / done * max(self._total - step, 0)
+
+
+def _well_typed(event: Event) -> bool:
+    """Whether fields that another process wrote are of the types that a window may rely on."""
+    texts = isinstance(event.phase, str) and isinstance(event.message, str)
+    counts = isinstance(event.step, int) and isinstance(event.total, int)
+    return texts and counts and isinstance(event.data, dict) and isinstance(event.time, int | float)
 
 
 def _finite(value: object) -> object:
