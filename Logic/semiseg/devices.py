@@ -25,7 +25,7 @@ def choose_device(requested: Device = "auto", emit: Emit = ignore) -> torch.devi
     """
     if requested == "cpu":
         return torch.device("cpu")
-    trouble = _cuda_trouble()
+    trouble = cuda_trouble()
     if trouble is None:
         return torch.device("cuda", torch.cuda.current_device())
     if requested == "cuda":
@@ -52,7 +52,7 @@ def release_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def _cuda_trouble() -> str | None:
+def cuda_trouble() -> str | None:
     """Why no GPU can be used; None when one computes a convolution right."""
     if torch.version.cuda is None and getattr(torch.version, "hip", None) is None:
         return "this PyTorch was built without GPU support"
