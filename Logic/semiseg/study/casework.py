@@ -1,0 +1,273 @@
+"""Adding cases to a study and saying what they are."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from semiseg.config import MODALITIES, Modality, check_choice
+from semiseg.errors import ProtocolError, SchemaError, StudyError
+from semiseg.images.intensity import guess_modality
+from semiseg.images.reading import Image, read_image, sha256_file
+from semiseg.images.writing import suffix_of
+from semiseg.study.case import SPLITS, Case, ImageReference, Problem, Split
+from semiseg.study.core import StudyCore
+from semiseg.study.fields import Fields
+from semiseg.study.opening import label_problem
+from semiseg.study.picture import (
+    content_problem,
+    file_state,
+    find_image,
+    free_id,
+    plain_name,
+    reference_to,
+    relinked,
+    require_id,
+)
+from semiseg.study.protocol import Protocol
+from semiseg.study.splits import Fractions
+from semiseg.study.storage import copy_file, draft_folder, publish_folder
+from semiseg.study.versions import read_manifest, require_content, version_folder, version_numbers
+
+
+class CaseWork(StudyCore):
+    """The part of `Study` about cases, protocol and splits."""
+
+    def set_protocol(self, protocol: Protocol, *, force: bool = False) -> None:
+        """Replaces the structures; ids keep their meaning.
+
+        ProtocolError when a structure would go whose voxels a human drew; with `force` it goes
+        from the newest labels' view, its voxels stay in the files, and no other structure can
+        take its id.
+        """
+        with self.writing():
+            gone = [s for s in self.protocol.structures if s.id not in protocol.ids]
+            drawn, used = self._used_ids() if gone else ({}, set())
+            lost = [s for s in gone if s.id in drawn]
+            if lost and not force:
+                names = ", ".join(f"{s.name} (drawn in {drawn[s.id]})" for s in lost)
+                raise ProtocolError(
+                    f"{names} cannot be removed without losing sight of drawn voxels"
+                )
+            retired = self._retired_after(protocol)
+            retired |= {s.id: s.name for s in gone if s.id in used}
+            self._save_record(replace(self._record, protocol=protocol, retired=retired))
+            self._note("protocol_set", structures=[s.name for s in protocol.structures])
+
+    def add_case(
+        self,
+        image_path: Path,
+        *,
+        case_id: str | None = None,
+        name: str | None = None,
+        patient: str | None = None,
+        modality: Modality | None = None,
+        split: Split | None = None,
+        copy: bool = False,
+    ) -> Case:
+        """Takes the image in, by reference or as a copy inside the study.
+
+        Without `patient` the case is a patient of its own. ImageError when the image cannot be
+        used; StudyError when the same image, or the id, is in the study already.
+        """
+        image_path = Path(image_path)
+        if modality is not None:
+            check_choice("modality", modality, MODALITIES)
+        if split is not None:
+            check_choice("split", split, SPLITS)
+        image = read_image(image_path)
+        reference = reference_to(image_path, self.folder)
+        with self.writing():
+            self._require_new(reference)
+            case_id = self._new_id(image_path, case_id, name)
+            draft = _describe(case_id, name or plain_name(image_path), image, reference)
+            if modality is not None:
+                draft = replace(
+                    draft, modality=modality, modality_confidence=1.0, modality_overridden=True
+                )
+            case = replace(draft, patient=case_id if patient is None else patient)
+            self._require_split(case.patient, split)
+            case = self._write_case(case, image_path, copy=copy)
+            self._list_case(case, split)
+            self._note("case_added", case=case.id, modality=case.modality)
+            return self._cases[case.id]
+
+    def set_modality(self, case_id: str, modality: Modality) -> None:
+        """Overrides the guess."""
+        check_choice("modality", modality, MODALITIES)
+        with self.writing():
+            case = replace(
+                self._fresh_case(case_id),
+                modality=modality,
+                modality_confidence=1.0,
+                modality_overridden=True,
+            )
+            self._save_case(case)
+            self._cases[case_id] = case
+            self._note("modality_set", case=case_id, modality=modality)
+
+    def set_split(self, patient: str, split: Split) -> None:
+        """Puts all cases of `patient` into `split`, because the user says so."""
+        check_choice("split", split, SPLITS)
+        with self.writing():
+            self._require_patient(patient)
+            splits = self._record.splits.set(patient, split)
+            self._save_record(replace(self._record, splits=splits))
+            self._note("split_set", patient=patient, split=split)
+
+    def assign_splits(self, seed: int, fractions: Fractions = (0.7, 0.15, 0.15)) -> None:
+        """Shares out the patients that have no split yet over train, val and test.
+
+        Patients that were assigned stay where they are; later ones are assigned when added.
+        """
+        with self.writing():
+            patients = {case.patient for case in self._cases.values()}
+            splits = self._record.splits.assign(patients, seed, fractions)
+            self._save_record(replace(self._record, splits=splits))
+            self._note("splits_assigned", seed=seed, fractions=list(fractions))
+
+    def image(self, case_id: str) -> Image:
+        """The case's image; StudyError when it is missing or no longer the file that was added."""
+        case = self.case(case_id)
+        image = read_image(find_image(case, self.folder))
+        image.grid.require_same(case.grid, f"the image of {case_id}")
+        return image
+
+    def relink_image(self, case_id: str, path: Path) -> Case:
+        """Tells where the image lies now; StudyError unless its content is the same."""
+        with self.writing():
+            case = relinked(self._fresh_case(case_id), Path(path), self.folder)
+            self._save_case(case)
+            self._cases[case_id] = case
+            self._problems = tuple(p for p in self._problems if p.case_id != case_id)
+            self._note("image_relinked", case=case_id)
+            return case
+
+    def check(self) -> tuple[Problem, ...]:
+        """Reads every image, label, prediction and model; all that is wrong with the study."""
+        self.reload()
+        found = list(self.problems)
+        for case in self._cases.values():
+            image = content_problem(case, self.folder)
+            found += [image] if image else []
+            files = self._files(case)
+            found += _damaged(case.id, (files.labels, files.predictions))
+        found += _damaged(None, (self.folder / "models",))
+        journal = self.journal.problem()
+        found += [journal] if journal else []
+        return tuple(dict.fromkeys(found))
+
+    def _require_new(self, reference: ImageReference) -> None:
+        for case in self._cases.values():
+            if case.image.sha256 == reference.sha256:
+                raise StudyError(
+                    f"{reference.absolute} is in the study already, as the case {case.id!r}"
+                )
+
+    def _new_id(self, path: Path, case_id: str | None, name: str | None) -> str:
+        taken = [*self._cases, *self._record.case_ids]
+        with contextlib.suppress(FileNotFoundError):
+            taken += [path.name for path in (self.folder / "cases").iterdir()]
+        if case_id is not None:
+            return require_id(case_id, taken)
+        return free_id(name or plain_name(path), taken)
+
+    def _require_split(self, patient: str, split: Split | None) -> None:
+        known = self._record.splits.patients.get(patient)
+        if split is not None and known is not None and split != known:
+            raise StudyError(
+                f"the patient {patient!r} is in the split {known!r}; all images of a patient "
+                f"belong to one split: leave the split out, or move the patient to {split!r} first"
+            )
+
+    def _write_case(self, case: Case, image_path: Path, *, copy: bool) -> Case:
+        with draft_folder(self.folder / "cases", case.id) as draft:
+            if copy:
+                case = self._copy_image(case, image_path, draft)
+            self._save_case(case, draft)
+            publish_folder(draft, self._case_folder(case.id))
+        return case
+
+    def _copy_image(self, case: Case, image_path: Path, draft: Path) -> Case:
+        name = f"image{suffix_of(image_path)}"
+        copy_file(image_path, draft / name)
+        if sha256_file(draft / name) != case.image.sha256:
+            raise StudyError(f"{image_path} changed while it was copied; try again")
+        state = file_state(draft / name)
+        target = self._case_folder(case.id) / name
+        reference = replace(
+            case.image,
+            relative=target.relative_to(self.folder).as_posix(),
+            absolute=os.path.abspath(target),  # noqa: PTH100 - resolve() would follow links
+            copied=True,
+            mtime_ns=state.mtime_ns if state else 0,
+        )
+        return replace(case, image=reference)
+
+    def _list_case(self, case: Case, split: Split | None) -> None:
+        splits = self._record.splits
+        splits = splits.set(case.patient, split) if split else splits.with_patient(case.patient)
+        self._cases[case.id] = case
+        case_ids = tuple(dict.fromkeys((*self._record.case_ids, case.id)))
+        self._save_record(replace(self._record, case_ids=case_ids, splits=splits))
+
+    def _require_patient(self, patient: str) -> None:
+        if all(case.patient != patient for case in self._cases.values()):
+            raise StudyError(f"no case belongs to the patient {patient!r}")
+
+    def _used_ids(self) -> tuple[dict[int, str], set[int]]:
+        """Ids with drawn voxels and a case that has them; and all ids that labels speak of."""
+        drawn: dict[int, str] = {}
+        used: set[int] = set()
+        for case in self._cases.values():
+            files = self._files(case)
+            for version in version_numbers(files.labels)[-1:]:
+                manifest = files.label_info(version)
+                voxels = Fields(manifest.info, str(manifest.folder)).part("voxels")
+                human = {int(key) for key in voxels.mapping("human")}
+                drawn |= {number: case.id for number in human if number not in drawn}
+                used |= human | {int(key) for key in voxels.mapping("program")}
+                used |= files.read_ledger(version).ids()
+        return drawn, used
+
+    def _retired_after(self, protocol: Protocol) -> dict[int, str]:
+        """The retired ids that stay so; ProtocolError when another structure takes one."""
+        retired = dict(self._record.retired)
+        for structure in protocol.structures:
+            name = retired.pop(structure.id, structure.name)
+            if name.casefold() != structure.name.casefold():
+                raise ProtocolError(
+                    f"the id {structure.id} belonged to {name!r}, whose voxels are still in the "
+                    f"label files; give {structure.name!r} another id"
+                )
+        return retired
+
+
+def _describe(case_id: str, name: str, image: Image, reference: ImageReference) -> Case:
+    guess = guess_modality(image)
+    return Case(
+        id=case_id,
+        name=name,
+        patient=case_id,
+        modality=guess.modality,
+        modality_confidence=guess.confidence,
+        modality_overridden=False,
+        split="train",
+        image=reference,
+        grid=image.grid,
+    )
+
+
+def _damaged(case_id: str | None, parents: Iterable[Path]) -> list[Problem]:
+    """Versions whose files are no longer what was written."""
+    found = []
+    for parent in parents:
+        for version in version_numbers(parent):
+            try:
+                require_content(read_manifest(version_folder(parent, version)))
+            except SchemaError as error:
+                found.append(label_problem(case_id or "study", parent, version, str(error)))
+    return found

@@ -1,0 +1,292 @@
+"""The labels of a study: what humans draw and what programs propagate and predict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semiseg.errors import ConfigError, ProtocolError, SchemaError, StorageError
+from semiseg.events import Json
+from semiseg.images.grid import Plane, plane_axis
+from semiseg.study.case import (
+    Case,
+    CaseLabel,
+    GateRecord,
+    Origin,
+    Prediction,
+    empty_label,
+)
+from semiseg.study.core import StudyCore
+from semiseg.study.labels import checked_map, checked_weights
+from semiseg.study.ledger import Ledger, SliceState, require_slices
+from semiseg.study.merge import (
+    Computed,
+    Drawing,
+    Mark,
+    merge_human,
+    merge_program,
+    without_unknown,
+)
+from semiseg.study.opening import label_problem
+from semiseg.study.versions import version_numbers
+
+
+class Labelling(StudyCore):
+    """The part of `Study` about labels and predictions."""
+
+    def label_versions(self, case_id: str) -> tuple[int, ...]:
+        """The numbers of the case's label versions, rising."""
+        return version_numbers(self._files(self.case(case_id)).labels)
+
+    def label(self, case_id: str, version: int | None = None) -> CaseLabel | None:
+        """A version of the case's label, the newest that can be read by default; None if none.
+
+        SchemaError when the `version` asked for is missing or damaged. A damaged newest one is
+        told in `problems`.
+        """
+        case = self.case(case_id)
+        if version is not None:
+            found = self._files(case).read_label(version)
+            return self._known(found)
+        return self._newest(case)
+
+    def ledger(self, case_id: str) -> Ledger:
+        """The newest slice ledger of the case, without reading voxels."""
+        case = self.case(case_id)
+        files = self._files(case)
+        for version in reversed(version_numbers(files.labels)):
+            try:
+                files.label_info(version)
+                found = files.read_ledger(version)
+                return found.without(found.ids() - set(self.protocol.ids))
+            except (SchemaError, StorageError) as error:
+                self._tell(label_problem(case_id, files.labels, version, str(error)))
+        return Ledger()
+
+    def annotate(  # noqa: PLR0913 - one call says all that a human did
+        self,
+        case_id: str,
+        array: NDArray[np.integer],
+        *,
+        plane: Plane | None = None,
+        indices: Iterable[int] = (),
+        structure_ids: Iterable[int] | None = None,
+        empty: Iterable[int] = (),
+        author: str = "",
+        note: str = "",
+        base_version: int | None = None,
+    ) -> int:
+        """Keeps a human's label map (z, y, x) of protocol ids; returns the label's version.
+
+        Slices `indices` of `plane` are then done, and those of `empty` done and empty, for
+        `structure_ids` (all by default), which are also the structures that the map speaks of:
+        a voxel of theirs that a human drew before and that the map leaves empty is erased.
+        Programs' voxels outside of done slices stay where the map is empty. With
+        `base_version`, the version that the human started from, only what differs from it
+        counts as drawn or erased.
+        """
+        with self.writing():
+            case = self.case(case_id)
+            drawn = checked_map(array, case.grid, self.protocol.ids, f"the label of {case_id}")
+            ids = self._spoken(structure_ids)
+            marks = self._marks(
+                case, plane, {SliceState.DONE: indices, SliceState.EMPTY: empty}, ids
+            )
+            shown = None if base_version is None else self._base(case, base_version)
+            drawing = Drawing(array=drawn, spoken_ids=ids, marks=marks, shown=shown)
+            told: dict[str, Json] = {"kind": "annotated", "author": author, "note": note}
+            return self._save_drawing(case, drawing, told)
+
+    def mark_slices(
+        self,
+        case_id: str,
+        plane: Plane,
+        indices: Iterable[int],
+        state: SliceState,
+        structure_ids: Iterable[int] | None = None,
+    ) -> None:
+        """Sets the state of slices; done ones make their voxels, as they are now, a human's.
+
+        Marking as empty takes programs' voxels out; LabelError when a human drew there.
+        """
+        with self.writing():
+            case = self.case(case_id)
+            before = self._newest(case) or empty_label(case_id, case.grid)
+            ids = self._spoken(structure_ids)
+            marks = self._marks(case, plane, {state: indices}, ids)
+            array = _emptied(before, marks, case) if state is SliceState.EMPTY else before.array
+            drawing = Drawing(array=array, spoken_ids=ids, marks=marks, shown=before.array)
+            self._save_drawing(case, drawing, {"kind": "marked"})
+
+    def propagated(
+        self,
+        case_id: str,
+        array: NDArray[np.integer],
+        confidence: NDArray[np.floating],
+        *,
+        structure_ids: Iterable[int],
+        gate: GateRecord,
+        info: Mapping[str, Json],
+    ) -> int | None:
+        """Keeps a propagated label for `structure_ids`; returns the version, None if rejected.
+
+        It joins the newest label under the lock: what a human drew or corrected meanwhile stays.
+        A rejected one leaves the label as it is; the gate's verdict is kept in any case.
+        """
+        with self.writing():
+            case = self._fresh_case(case_id)
+            ids = self.protocol.require_ids(structure_ids)
+            what = f"the propagated label of {case_id}"
+            computed = Computed(
+                array=checked_map(array, case.grid, ids, what),
+                confidence=checked_weights(confidence, case.grid, f"the confidence of {what}"),
+                ids=ids,
+                origin=Origin.PROPAGATED,
+            )
+            version = None
+            if gate.verdict != "reject":
+                told = {**info, "kind": "propagated", "gate": gate.to_json()}
+                version = self._save_computed(case, computed, told)
+            self._save_case(replace(case, gate=gate))
+            self._cases[case_id] = replace(case, gate=gate)
+            self._note("propagated", case=case_id, version=version, verdict=gate.verdict)
+            return version
+
+    def predicted(
+        self,
+        case_id: str,
+        array: NDArray[np.integer],
+        uncertainty: NDArray[np.floating],
+        *,
+        model_id: int,
+        info: Mapping[str, Json],
+    ) -> int:
+        """Keeps a model's segmentation beside the label; returns the prediction's version."""
+        case = self.case(case_id)
+        what = f"the prediction for {case_id}"
+        ids = checked_map(array, case.grid, self.protocol.ids, what)
+        weights = checked_weights(uncertainty, case.grid, f"the uncertainty of {what}")
+        told = {**info, "kind": "predicted", "model_id": model_id}
+        with self.writing():
+            segments = self.protocol.segments()
+            version = self._files(case).save_prediction(ids, weights, segments, told)
+            self._note("predicted", case=case_id, version=version, model=model_id)
+            return version
+
+    def prediction_versions(self, case_id: str) -> tuple[int, ...]:
+        """The numbers of the case's predictions, rising."""
+        return version_numbers(self._files(self.case(case_id)).predictions)
+
+    def prediction(self, case_id: str, version: int | None = None) -> Prediction | None:
+        """A prediction, the newest that can be read by default; None if there is none.
+
+        SchemaError when the `version` asked for is missing or damaged.
+        """
+        files = self._files(self.case(case_id))
+        if version is not None:
+            return files.read_prediction(version)
+        for number in reversed(version_numbers(files.predictions)):
+            try:
+                return files.read_prediction(number)
+            except (SchemaError, StorageError) as error:
+                self._tell(label_problem(case_id, files.predictions, number, str(error)))
+        return None
+
+    def _newest(self, case: Case) -> CaseLabel | None:
+        files = self._files(case)
+        for version in reversed(version_numbers(files.labels)):
+            try:
+                return self._known(files.read_label(version))
+            except (SchemaError, StorageError) as error:
+                self._tell(label_problem(case.id, files.labels, version, str(error)))
+        return None
+
+    def _known(self, label: CaseLabel) -> CaseLabel:
+        """Without what belongs to structures that were removed from the protocol."""
+        ids = set(self.protocol.ids)
+        ledger = label.ledger.without(label.ledger.ids() - ids)
+        propagated = tuple(i for i in label.propagated_ids if i in ids)
+        label = replace(label, ledger=ledger, propagated_ids=propagated)
+        return without_unknown(label, ids)
+
+    def _base(self, case: Case, version: int) -> NDArray[np.uint16]:
+        """What the human saw; version 0 is the empty label."""
+        if version == 0:
+            return empty_label(case.id, case.grid).array
+        return self._known(self._files(case).read_label(version)).array
+
+    def _spoken(self, structure_ids: Iterable[int] | None) -> tuple[int, ...]:
+        if not self.protocol.structures:
+            raise ProtocolError("the protocol has no structures yet; add some before annotating")
+        return self.protocol.require_ids(
+            self.protocol.ids if structure_ids is None else structure_ids
+        )
+
+    def _marks(
+        self,
+        case: Case,
+        plane: Plane | None,
+        slices: Mapping[SliceState, Iterable[int]],
+        ids: tuple[int, ...],
+    ) -> tuple[Mark, ...]:
+        named = {state: tuple(indices) for state, indices in slices.items()}
+        if plane is None:
+            if any(named.values()):
+                raise ConfigError(
+                    "slices are marked without a plane; say axial, coronal or sagittal"
+                )
+            return ()
+        return tuple(
+            Mark(plane=plane, indices=require_slices(case.grid, plane, found), state=state, ids=ids)
+            for state, found in named.items()
+            if found
+        )
+
+    def _save_drawing(self, case: Case, drawing: Drawing, info: dict[str, Json]) -> int:
+        before = self._newest(case) or empty_label(case.id, case.grid)
+        after = merge_human(before, drawing, case.grid, self.protocol.ids)
+        if before.version and _same(before, after):
+            return before.version
+        info["marks"] = [
+            {
+                "plane": m.plane,
+                "indices": list(m.indices),
+                "state": m.state.value,
+                "ids": list(m.ids),
+            }
+            for m in drawing.marks
+        ]
+        version = self._save(case, after, info)
+        self._note(str(info["kind"]), case=case.id, version=version, marks=info["marks"])
+        return version
+
+    def _save_computed(self, case: Case, computed: Computed, info: Mapping[str, Json]) -> int:
+        before = self._newest(case) or empty_label(case.id, case.grid)
+        return self._save(case, merge_program(before, computed, case.grid), info)
+
+    def _save(self, case: Case, label: CaseLabel, info: Mapping[str, Json]) -> int:
+        told = {**info, "follows": label.version}
+        return self._files(case).save_label(replace(label, info=told), self.protocol.segments())
+
+
+def _emptied(before: CaseLabel, marks: tuple[Mark, ...], case: Case) -> NDArray[np.uint16]:
+    """The label without programs' voxels in the slices that are to be empty."""
+    array = before.array.copy()
+    for mark in marks:
+        where = (slice(None),) * plane_axis(case.grid, mark.plane) + (list(mark.indices),)
+        part, origin = array[where], before.origin[where]
+        program = (origin == Origin.PROPAGATED) | (origin == Origin.PREDICTED)
+        array[where] = np.where(np.isin(part, mark.ids) & program, 0, part)
+    return array
+
+
+def _same(before: CaseLabel, after: CaseLabel) -> bool:
+    return (
+        before.ledger == after.ledger
+        and np.array_equal(before.array, after.array)
+        and np.array_equal(before.origin, after.origin)
+        and np.array_equal(before.confidence, after.confidence)
+    )
