@@ -55,7 +55,10 @@ class LoopCase:
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """Settings of each stage; `propagation` None leaves that stage out."""
+    """Settings of each stage; `propagation` None leaves that stage out.
+
+    `propagate_splits` and `predict_splits` name the cases of these stages; None means all.
+    """
 
     name: str
     protocol: Protocol
@@ -64,6 +67,8 @@ class LoopConfig:
     propagation: PropagationConfig | None = field(default_factory=PropagationConfig)
     training: TrainConfig = field(default_factory=TrainConfig)
     prediction: PredictConfig = field(default_factory=PredictConfig)
+    propagate_splits: tuple[Split, ...] | None = None
+    predict_splits: tuple[Split, ...] | None = None
     reference_note: str = ""
     copy_images: bool = False
     write_files: bool = True
@@ -107,11 +112,12 @@ def run_loop(
         study = _annotated(folder, cases, config)
     if config.propagation is not None:
         with clock.stage("propagate"):
-            propagate(study, config.propagation, emit)
+            targets = _in_splits(study, config.propagate_splits)
+            propagate(study, config.propagation, emit, case_ids=targets)
     with clock.stage("train"):
         model_id = train(study, config.training, emit)
     with clock.stage("predict"):
-        predict(study, model_id, tuple(study.cases), config.prediction, emit)
+        predict(study, model_id, _in_splits(study, config.predict_splits), config.prediction, emit)
     with clock.stage("evaluate"):
         label_rows, prediction_rows = _scores(study, cases, config, emit)
     report = exported = None
@@ -171,6 +177,10 @@ def _draw(study: Study, case: LoopCase, config: LoopConfig) -> None:
     simulate(study, case.case_id, array, drawing)
 
 
+def _in_splits(study: Study, wanted: tuple[Split, ...] | None) -> tuple[str, ...]:
+    return tuple(key for key, case in study.cases.items() if wanted is None or case.split in wanted)
+
+
 def _scores(
     study: Study, cases: Sequence[LoopCase], config: LoopConfig, emit: Emit
 ) -> tuple[Rows, Rows]:
@@ -180,4 +190,6 @@ def _scores(
     labelled = {key: path for key, path in references.items() if study.label(key) is not None}
     note = config.reference_note
     rows = evaluate(study, labelled, "label", reference_note=note, emit=emit) if labelled else []
-    return rows, evaluate(study, references, "prediction", reference_note=note, emit=emit)
+    segmented = _in_splits(study, config.predict_splits)
+    predicted = {key: references[key] for key in segmented if key in references}
+    return rows, evaluate(study, predicted, "prediction", reference_note=note, emit=emit)
