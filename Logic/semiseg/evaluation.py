@@ -62,7 +62,7 @@ def evaluate(
     for done, (case_id, path) in enumerate(references.items()):
         progress.update(done, f"comparing {case_id}")
         shared: Row = {"what": what, "reference": path.name, "reference_note": reference_note}
-        rows += _rows(study, study.cases[case_id], path, judged[case_id], shared)
+        rows += _rows(study, study.case(case_id), path, judged[case_id], shared)
     progress.update(len(references))
     settings: dict[str, Json] = {
         "what": what,
@@ -111,10 +111,7 @@ def reference_on_protocol(label: LabelMap, protocol: Protocol) -> tuple[LabelMap
 
 
 def _judged(study: Study, case_id: str, what: What) -> _Judged:
-    if case_id not in study.cases:
-        raise StudyError(
-            f"the study has no case {case_id!r}; it has {', '.join(study.cases) or 'none'}"
-        )
+    case = study.case(case_id)
     label, prediction = study.label(case_id), study.prediction(case_id)
     if what == "label":
         if label is None:
@@ -124,7 +121,7 @@ def _judged(study: Study, case_id: str, what: What) -> _Judged:
         raise StudyError(f"{case_id} has no prediction to compare; run predict first")
     array = prediction.array
     if what == "combined":
-        array, _ = combined(array, label, study.cases[case_id].grid, study.protocol.ids)
+        array, _ = combined(array, label, case.grid, study.protocol.ids)
     return _Judged(array=array, version=prediction.version, model_id=prediction.model_id)
 
 

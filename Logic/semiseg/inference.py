@@ -286,7 +286,8 @@ def predict(
     """
     start = time.monotonic()
     record = study.model(model_id)
-    cases = [study.cases[i] for i in _known_cases(study, case_ids)]
+    ids = study.cases if case_ids is None else dict.fromkeys(case_ids)
+    cases = [study.case(case_id) for case_id in ids]
     model = load_model(record.folder, choose_device(config.device, emit))
     require_fit(model, study.protocol, study.id)
     versions: dict[str, int] = {}
@@ -351,14 +352,3 @@ def _require_all(n_cases: int, failed: Mapping[str, str]) -> None:
             f"{n_cases - len(failed)} of {n_cases} cases were segmented and saved; not "
             + "; not ".join(f"{case_id}: {sentence}" for case_id, sentence in failed.items())
         )
-
-
-def _known_cases(study: Study, case_ids: Sequence[str] | None) -> list[str]:
-    if case_ids is None:
-        return list(study.cases)
-    unknown = [case_id for case_id in case_ids if case_id not in study.cases]
-    if unknown:
-        raise StudyError(
-            f"the study has no case {unknown[0]!r}; it has {', '.join(study.cases) or 'none yet'}"
-        )
-    return list(dict.fromkeys(case_ids))

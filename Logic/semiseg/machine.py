@@ -49,6 +49,12 @@ class Gpu:
     driver: str | None
     trouble: str | None
 
+    def summary(self) -> str:
+        """In one line."""
+        state = self.trouble or f"works, {_gib(self.free_bytes)} of {_gib(self.memory_bytes)} free"
+        driver = f" (driver {self.driver})" if self.driver else ""
+        return f"{self.name}{driver}: {state}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
@@ -80,6 +86,25 @@ class Machine:
     versions: Mapping[str, str]
     speeds: tuple[Speed, ...]
     problems: tuple[str, ...]
+
+    def summary(self) -> dict[str, str]:
+        """What a person reads, by its heading."""
+        found = {
+            "System": self.system,
+            "Processor": f"{self.cpu}: {self.physical_cores} cores, {self.usable_threads} usable",
+            "Memory": f"{_gib(self.memory_bytes)}, {_gib(self.free_memory_bytes)} free",
+            "Disk": f"{_gib(self.free_disk_bytes)} free",
+            "GPU": "none" if self.gpu is None else self.gpu.summary(),
+            "Versions": ", ".join(f"{name} {version}" for name, version in self.versions.items()),
+        }
+        for speed in self.speeds:
+            found[f"Speed on {speed.device}"] = (
+                f"{speed.conv_gflops:.0f} GFLOP/s in 3-D convolution, "
+                f"{speed.train_steps_per_minute:.0f} training steps/min, "
+                f"{speed.ct_seconds:.0f} s to segment a CT of 512 x 512 x 300"
+            )
+        found["Problems"] = " ".join(self.problems) or "none"
+        return found
 
     def to_json(self) -> dict[str, Json]:
         """Plain values."""
@@ -293,15 +318,18 @@ def _driver_says() -> tuple[str | None, str | None, int]:
         return None, None, 0
 
 
+def _gib(n_bytes: int) -> str:
+    return f"{n_bytes / 2**30:.1f} GiB"
+
+
 def _problems(memory: int, disk: int, folder: Path, gpu: Gpu | None) -> tuple[str, ...]:
     found = []
     if memory < _LEAST_MEMORY:
         found.append(
-            f"Only {memory / 2**30:.1f} GiB of memory; large CTs need 6. Crop them, or use another "
-            "machine."
+            f"Only {_gib(memory)} of memory; large CTs need 6. Crop them, or use another machine."
         )
     if disk < _LEAST_DISK:
-        found.append(f"Only {disk / 2**30:.1f} GiB are free on the disk of {folder}; make space.")
+        found.append(f"Only {_gib(disk)} are free on the disk of {folder}; make space.")
     if gpu is not None and gpu.trouble:
         found.append(
             f"The GPU {gpu.name} is not used: {gpu.trouble}. Install the PyTorch that fits the "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import typer
 
 from semiseg.cli.screen import screen_of
@@ -20,10 +22,9 @@ def doctor(context: typer.Context) -> None:
       semiseg doctor
       semiseg doctor --json
     """
-    from semiseg.machine import doctor as run
+    from semiseg.machine import examine
 
     screen = screen_of(context)
-    findings = run()
-    rows = [(name, str(value)) for name, value in findings.items()]
-    screen.table("This machine", ("what", "found"), rows)
-    screen.data(machine=dict(findings))
+    machine = examine(Path.cwd(), screen.emit)
+    screen.table("This machine", ("what", "found"), list(machine.summary().items()))
+    screen.data(machine=machine.to_json())
