@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TypeVar, cast
 
 import numpy as np
@@ -69,7 +70,7 @@ def zoom_linear(
 ) -> NDArray[np.float32]:
     """`array` (..., z, y, x) linearly brought to `shape_zyx`, outer voxel edges kept in place.
 
-    Shrinking averages with a triangle as wide as the new voxels, so nothing aliases.
+    Shrinking averages over about one new voxel, so that fine detail does not alias.
     """
     out = np.asarray(array, dtype=np.float32)
     order = sorted(range(3), key=lambda axis: shape_zyx[axis] / out.shape[axis - 3])
@@ -98,25 +99,40 @@ def _zoom_axis(array: NDArray[np.float32], axis: int, n_to: int) -> NDArray[np.f
 
 
 def _weights(n_from: int, n_to: int) -> sparse.csr_array:
-    """(n_to, n_from) triangle weights, rows summing to 1; beyond the edge the edge repeats."""
+    """(n_to, n_from), rows summing to 1: linear interpolation averaged over a window.
+
+    The window is 0 wide where the axis does not shrink and about a new voxel where it does, so
+    a linear ramp stays exactly where it was. Beyond the edge the edge repeats.
+    """
     scale = n_from / n_to
-    width = max(scale, 1.0)
+    window = math.sqrt(max(scale * scale - 1, 0.0))
     centre = (np.arange(n_to) + 0.5) * scale - 0.5
-    reach = int(np.ceil(width))
-    offset = np.arange(-reach, reach + 2)
-    index = np.floor(centre).astype(np.intp)[:, None] + offset
-    value = np.maximum(0.0, 1.0 - np.abs(index - centre[:, None]) / width)
-    value /= value.sum(axis=1, keepdims=True)
-    rows = np.repeat(np.arange(n_to), offset.size)
+    reach = math.ceil(window / 2) + 1
+    index = np.floor(centre).astype(np.intp)[:, None] + np.arange(-reach, reach + 2)
+    distance = centre[:, None] - index
+    if window > 0:
+        value = (_hat_area(distance + window / 2) - _hat_area(distance - window / 2)) / window
+    else:
+        value = np.maximum(0.0, 1.0 - np.abs(distance))
+    rows = np.repeat(np.arange(n_to), index.shape[1])
     columns = index.clip(0, n_from - 1).ravel()
     matrix = sparse.coo_array((value.ravel().astype(np.float32), (rows, columns)), (n_to, n_from))
     return matrix.tocsr()
 
 
+def _hat_area(distance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Area under the hat of linear interpolation, height 1 at 0, left of `distance`."""
+    side = np.clip(distance, -1.0, 1.0)
+    return np.where(side < 0, (1 + side) ** 2 / 2, 1 - (1 - side) ** 2 / 2)
+
+
 def _resample(
     values: NDArray[Label], grid: Grid, target: Grid, interpolator: int, fill: float
 ) -> NDArray[Label]:
-    moving = grid.to_sitk_header(sitk.GetImageFromArray(values))
+    moving = sitk.GetImageFromArray(values)
+    moving.SetSpacing(grid.spacing_mm_xyz)
+    moving.SetOrigin(grid.origin_mm_lps)
+    moving.SetDirection(_rounded(grid.direction))
     moved = sitk.Resample(
         moving,
         target.size_xyz,
@@ -124,10 +140,15 @@ def _resample(
         interpolator,
         target.origin_mm_lps,
         target.spacing_mm_xyz,
-        target.direction,
+        _rounded(target.direction),
         fill,
     )
     return cast("NDArray[Label]", sitk.GetArrayFromImage(moved))
+
+
+def _rounded(direction: tuple[float, ...]) -> tuple[float, ...]:
+    """Cosines such as 1e-313 make the resampling filter miss the volume altogether."""
+    return tuple(round(cosine, 12) for cosine in direction)
 
 
 def _require_shape(array: NDArray[np.generic], grid: Grid) -> None:
