@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,6 @@ from semiseg.images.reading import Image, read_image, sha256_file
 from semiseg.images.writing import suffix_of
 from semiseg.study.case import SPLITS, Case, ImageReference, Problem, Split
 from semiseg.study.core import StudyCore
-from semiseg.study.fields import Fields
 from semiseg.study.opening import label_problem
 from semiseg.study.picture import (
     content_problem,
@@ -88,7 +88,7 @@ class CaseWork(StudyCore):
                 draft = replace(
                     draft, modality=modality, modality_confidence=1.0, modality_overridden=True
                 )
-            case = replace(draft, patient=case_id if patient is None else patient)
+            case = replace(draft, patient=patient or case_id)
             self._require_split(case.patient, split)
             case = self._write_case(case, image_path, copy=copy)
             self._list_case(case, split)
@@ -210,9 +210,14 @@ class CaseWork(StudyCore):
     def _list_case(self, case: Case, split: Split | None) -> None:
         splits = self._record.splits
         splits = splits.set(case.patient, split) if split else splits.with_patient(case.patient)
-        self._cases[case.id] = case
         case_ids = tuple(dict.fromkeys((*self._record.case_ids, case.id)))
-        self._save_record(replace(self._record, case_ids=case_ids, splits=splits))
+        try:
+            self._save_record(replace(self._record, case_ids=case_ids, splits=splits))
+        except BaseException:
+            # Not listed, so not added: else it would turn up when the study is next opened.
+            shutil.rmtree(self._case_folder(case.id), ignore_errors=True)
+            raise
+        self._cases[case.id] = replace(case, split=splits.patients.get(case.patient, "train"))
 
     def _require_patient(self, patient: str) -> None:
         if all(case.patient != patient for case in self._cases.values()):
@@ -224,13 +229,12 @@ class CaseWork(StudyCore):
         used: set[int] = set()
         for case in self._cases.values():
             files = self._files(case)
-            for version in version_numbers(files.labels)[-1:]:
-                manifest = files.label_info(version)
-                voxels = Fields(manifest.info, str(manifest.folder)).part("voxels")
-                human = {int(key) for key in voxels.mapping("human")}
-                drawn |= {number: case.id for number in human if number not in drawn}
-                used |= human | {int(key) for key in voxels.mapping("program")}
-                used |= files.read_ledger(version).ids()
+            for version in reversed(version_numbers(files.labels)):
+                with contextlib.suppress(SchemaError):  # a damaged one: the one before it counts
+                    human, program = files.voxel_ids(version)
+                    drawn |= {number: case.id for number in human if number not in drawn}
+                    used |= human | program | files.read_ledger(version).ids()
+                    break
         return drawn, used
 
     def _retired_after(self, protocol: Protocol) -> dict[int, str]:

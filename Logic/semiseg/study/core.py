@@ -20,7 +20,7 @@ from semiseg.study.migrate import SCHEMA
 from semiseg.study.opening import CASE_NAME, load_case, open_folder, signature_of
 from semiseg.study.protocol import Protocol
 from semiseg.study.record import STUDY_NAME, StudyRecord, backup_of, save_record
-from semiseg.study.storage import make_folder, write_json_atomic
+from semiseg.study.storage import make_folder, remove_leftovers, write_json_atomic
 
 _FOLDERS = ("cases", "models", "evaluations", "backups", "cache", "jobs", "report")
 
@@ -73,7 +73,7 @@ class StudyCore:
         opened = open_folder(self.folder)
         self._record, self._signature = opened.record, opened.signature
         self._cases: dict[str, Case] = dict(opened.cases)
-        self._problems = opened.problems
+        self._problems, self._read_only = opened.problems, opened.read_only
         self._later_problems.clear()
 
     @property
@@ -125,7 +125,11 @@ class StudyCore:
         with hold_lock(self.folder, wait_s=wait_s) as taken:
             if signature_of(self.folder) != self._signature:
                 self.reload()
-            self._require_writable()
+            if self._read_only is not None:
+                raise SchemaError(str(self._read_only))
+            if taken.outermost:
+                for name in ("", "backups", "backups/cases", "evaluations"):
+                    remove_leftovers(self.folder / name)
             if taken.recovered:
                 self._note("lock_recovered")
             yield
@@ -156,6 +160,7 @@ class StudyCore:
         """Writes case.json and its copy in backups/; call under the lock."""
         values: dict[str, Json] = {"schema_version": SCHEMA, **case_to_json(case)}
         path = self._case_folder(case.id) / CASE_NAME
+        remove_leftovers(folder or path.parent)
         write_json_atomic((folder or path.parent) / CASE_NAME, values)
         copy = backup_of(self.folder, path)
         make_folder(copy.parent)
@@ -191,12 +196,6 @@ class StudyCore:
     def _tell(self, problem: Problem) -> None:
         if problem not in self.problems:
             self._later_problems.append(problem)
-
-    def _require_writable(self) -> None:
-        """SchemaError while the study has an old schema that could not be rewritten."""
-        for problem in self._problems:
-            if problem.path == self.folder / STUDY_NAME and "old schema" in problem.message:
-                raise SchemaError(str(problem))
 
     def _folder(self, name: str) -> Path:
         path = self.folder / name

@@ -28,7 +28,7 @@ from semiseg.study.merge import (
     Mark,
     merge_human,
     merge_program,
-    without_unknown,
+    seen_through,
 )
 from semiseg.study.opening import label_problem
 from semiseg.study.versions import version_numbers
@@ -50,7 +50,7 @@ class Labelling(StudyCore):
         case = self.case(case_id)
         if version is not None:
             found = self._files(case).read_label(version)
-            return self._known(found)
+            return self._seen(case, found)
         return self._newest(case)
 
     def ledger(self, case_id: str) -> Ledger:
@@ -199,24 +199,22 @@ class Labelling(StudyCore):
         files = self._files(case)
         for version in reversed(version_numbers(files.labels)):
             try:
-                return self._known(files.read_label(version))
+                return self._seen(case, files.read_label(version))
             except (SchemaError, StorageError) as error:
                 self._tell(label_problem(case.id, files.labels, version, str(error)))
         return None
 
-    def _known(self, label: CaseLabel) -> CaseLabel:
-        """Without what belongs to structures that were removed from the protocol."""
-        ids = set(self.protocol.ids)
-        ledger = label.ledger.without(label.ledger.ids() - ids)
-        propagated = tuple(i for i in label.propagated_ids if i in ids)
-        label = replace(label, ledger=ledger, propagated_ids=propagated)
-        return without_unknown(label, ids)
+    def _seen(self, case: Case, label: CaseLabel) -> CaseLabel:
+        """`label` under the protocol of today."""
+        if label.info.get("protocol_ids") == list(self.protocol.ids):
+            return label
+        return seen_through(label, case.grid, self.protocol.ids)
 
     def _base(self, case: Case, version: int) -> NDArray[np.uint16]:
         """What the human saw; version 0 is the empty label."""
         if version == 0:
             return empty_label(case.id, case.grid).array
-        return self._known(self._files(case).read_label(version)).array
+        return self._seen(case, self._files(case).read_label(version)).array
 
     def _spoken(self, structure_ids: Iterable[int] | None) -> tuple[int, ...]:
         if not self.protocol.structures:

@@ -28,7 +28,7 @@ from semiseg.study.versions import (
     write_manifest,
 )
 
-_STEPS = 256
+_STEPS = 200
 _LABEL, _ORIGIN, _CONFIDENCE = "label.seg.nrrd", "origin.nrrd", "confidence.nrrd"
 _LEDGER, _UNCERTAINTY = "ledger.json", "uncertainty.nrrd"
 
@@ -43,16 +43,17 @@ class CaseFiles:
     def save_label(self, label: CaseLabel, segments: tuple[Segment, ...]) -> int:
         """Writes `label` as a new version, whose number it returns; call under the lock.
 
-        Confidence is kept in steps of 1/256.
+        Confidence is kept in steps of 1/200.
         """
         with draft_folder(self.labels, "label") as draft:
             write_label(draft / _LABEL, label.array, self._grid, segments)
             write_image(draft / _ORIGIN, label.origin, self._grid)
-            write_image(draft / _CONFIDENCE, _rounded(label.confidence), self._grid)
+            write_image(draft / _CONFIDENCE, _in_steps(label.confidence), self._grid)
             write_json_atomic(draft / _LEDGER, label.ledger.to_json())
             info: dict[str, Json] = {
                 **label.info,
                 "propagated_ids": list(label.propagated_ids),
+                "protocol_ids": [segment.id for segment in segments],
                 "voxels": _as_json(count_voxels(label)),
             }
             write_manifest(draft, info)
@@ -91,6 +92,15 @@ class CaseFiles:
         """What version.json says; SchemaError when the version is missing or damaged."""
         return read_manifest(version_folder(self.labels, version))
 
+    def voxel_ids(self, version: int) -> tuple[set[int], set[int]]:
+        """The structures with voxels that a human, and that a program, has drawn."""
+        info = Fields(self.label_info(version).info, str(self.labels))
+        counts = info.optional_part("voxels")
+        if counts is None:  # schema 1 did not count
+            counts = Fields(_as_json(count_voxels(self.read_label(version))), str(self.labels))
+        human, program = counts.mapping("human"), counts.mapping("program")
+        return {int(key) for key in human}, {int(key) for key in program}
+
     def save_prediction(
         self,
         array: NDArray[np.uint16],
@@ -101,7 +111,7 @@ class CaseFiles:
         """Writes a prediction as a new version, whose number it returns; call under the lock."""
         with draft_folder(self.predictions, "prediction") as draft:
             write_label(draft / _LABEL, array, self._grid, segments)
-            write_image(draft / _UNCERTAINTY, _rounded(uncertainty), self._grid)
+            write_image(draft / _UNCERTAINTY, _in_steps(uncertainty), self._grid)
             write_manifest(draft, info)
             return publish_version(draft, self.predictions)
 
@@ -114,7 +124,7 @@ class CaseFiles:
             case_id=self._case_id,
             version=version,
             array=array,
-            uncertainty=self._map(manifest.folder / _UNCERTAINTY).astype(np.float32, copy=False),
+            uncertainty=_from_steps(self._map(manifest.folder / _UNCERTAINTY)),
             model_id=info.integer("model_id"),
             info={"created": manifest.created, "segments": segments, **manifest.info},
         )
@@ -148,7 +158,7 @@ class CaseFiles:
         path = manifest.folder / _CONFIDENCE
         if manifest.schema == 1 and not path.exists():
             return None
-        return self._map(path).astype(np.float32, copy=False)
+        return _from_steps(self._map(path))
 
     def _map(self, path: Path) -> NDArray[np.generic]:
         try:
@@ -202,12 +212,13 @@ def _require_shape(array: NDArray[np.generic], grid: Grid, what: str) -> None:
         )
 
 
-def _rounded(weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """To 1/256: far finer than what it says, and a fraction of the size on disk."""
-    steps = np.multiply(weights, np.float32(_STEPS), dtype=np.float32)
-    np.rint(steps, out=steps)
-    steps /= np.float32(_STEPS)
-    return steps
+def _in_steps(weights: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Whole steps: far finer than what weights say, and quick and small to save."""
+    return np.rint(np.multiply(weights, _STEPS, dtype=np.float32)).astype(np.uint8)
+
+
+def _from_steps(steps: NDArray[np.generic]) -> NDArray[np.float32]:
+    return steps.astype(np.float32) / np.float32(_STEPS)
 
 
 def _as_json(counts: Mapping[str, Mapping[str, int]]) -> dict[str, Json]:

@@ -81,8 +81,6 @@ def merge_human(before: CaseLabel, drawing: Drawing, grid: Grid, ids: tuple[int,
         ledger=ledger,
     )
     _settle_background(label, grid, ids)
-    label.confidence[_IS_PROTECTED[label.origin]] = 1.0
-    label.confidence[label.origin == Origin.NONE] = 0.0
     return label
 
 
@@ -118,15 +116,25 @@ def count_voxels(label: CaseLabel) -> dict[str, dict[str, int]]:
     }
 
 
-def without_unknown(label: CaseLabel, ids: Iterable[int]) -> CaseLabel:
-    """`label` with the voxels of structures that are not in `ids` left out."""
-    known = _table((0, *ids))
-    strange = ~known[label.array]
-    if not strange.any():
-        return label
+def seen_through(label: CaseLabel, grid: Grid, ids: tuple[int, ...]) -> CaseLabel:
+    """`label` as it counts under a protocol of `ids`, which may not be that of its making.
+
+    Structures that were removed are left out. Slices that were done before a structure was
+    added say nothing of it, so that their background is free for programs to put it there.
+    """
+    strange = ~_table((0, *ids))[label.array]
     array, origin, confidence = label.array.copy(), label.origin.copy(), label.confidence.copy()
     array[strange], origin[strange], confidence[strange] = 0, Origin.NONE, 0.0
-    return replace(label, array=array, origin=origin, confidence=confidence)
+    seen = replace(
+        label,
+        array=array,
+        origin=origin,
+        confidence=confidence,
+        ledger=label.ledger.without(label.ledger.ids() - set(ids)),
+        propagated_ids=tuple(i for i in label.propagated_ids if i in ids),
+    )
+    _settle_background(seen, grid, ids)
+    return seen
 
 
 def _said(before: CaseLabel, drawing: Drawing, grid: Grid) -> NDArray[np.bool_]:
@@ -158,18 +166,17 @@ def _say_slices(
 
 
 def _settle_background(label: CaseLabel, grid: Grid, ids: tuple[int, ...]) -> None:
-    """Background is a human's word where every structure is known, none where no one is."""
+    """Background is a human's word exactly where every structure is known, or was corrected."""
     lines = label.ledger.known_lines(grid, ids)
     rows = {tuple(line[row].tobytes() for line in lines.values()): row for row in range(len(ids))}
-    known_all = np.ones(grid.shape_zyx, np.bool_) if rows else np.zeros(grid.shape_zyx, np.bool_)
-    known_any = np.zeros(grid.shape_zyx, np.bool_)
+    known = np.full(grid.shape_zyx, bool(rows))
     for row in rows.values():  # structures that are known in the same slices count once
-        known = union_of_lines({axis: line[row] for axis, line in lines.items()}, grid)
-        known_all &= known
-        known_any |= known
-    background = label.array == 0
-    label.origin[background & known_all & (label.origin != Origin.CORRECTED)] = Origin.HUMAN
-    label.origin[background & ~known_any & (label.origin == Origin.HUMAN)] = Origin.NONE
+        known &= union_of_lines({axis: line[row] for axis, line in lines.items()}, grid)
+    background = (label.array == 0) & (label.origin != Origin.CORRECTED)
+    label.origin[background & known] = Origin.HUMAN
+    label.origin[background & ~known & (label.origin == Origin.HUMAN)] = Origin.NONE
+    label.confidence[_IS_PROTECTED[label.origin]] = 1.0
+    label.confidence[label.origin == Origin.NONE] = 0.0
 
 
 def _contradicts_human(ledger: Ledger, computed: Computed, grid: Grid) -> NDArray[np.bool_]:

@@ -33,12 +33,16 @@ Signature: TypeAlias = tuple[int, int, int] | None
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """What could be read; `problems` say what could not."""
+    """What could be read; `problems` say what could not.
+
+    `read_only` says why nothing may be written, if so.
+    """
 
     record: StudyRecord
     cases: Mapping[str, Case]
     problems: tuple[Problem, ...]
     signature: Signature
+    read_only: Problem | None
 
 
 def open_folder(folder: Path) -> Opened:
@@ -48,10 +52,10 @@ def open_folder(folder: Path) -> Opened:
     study.json nor its copy can be read.
     """
     _require_study(folder)
-    migration = _migrate(folder)
+    migrated, read_only = _migrate(folder)
     signature = signature_of(folder)  # taken first: a change meanwhile is then noticed later
     record, problems = _load_record(folder)
-    problems += migration
+    problems += [note for note in (migrated, read_only) if note is not None]
     cases: dict[str, Case] = {}
     for case_id in (*record.case_ids, *_unlisted(folder, record.case_ids)):
         case, found = load_case(folder, case_id, record.splits.patients)
@@ -61,7 +65,13 @@ def open_folder(folder: Path) -> Opened:
             problems += _case_problems(folder, case)
     tail = Journal(folder).torn_tail()
     problems += [tail] if tail else []
-    return Opened(record=record, cases=cases, problems=tuple(problems), signature=signature)
+    return Opened(
+        record=record,
+        cases=cases,
+        problems=tuple(problems),
+        signature=signature,
+        read_only=read_only,
+    )
 
 
 def signature_of(folder: Path) -> Signature:
@@ -183,24 +193,27 @@ def _parse_record(path: Path) -> StudyRecord:
     return StudyRecord.from_json(migrate_study(read_json(path), str(path)), str(path))
 
 
-def _migrate(folder: Path) -> list[Problem]:
-    """Rewrites an older study's files; if that cannot be, it is used as read."""
+def _migrate(folder: Path) -> tuple[Problem | None, Problem | None]:
+    """Rewrites an older study's files: what was done, or why it can be read only."""
     path = folder / STUDY_NAME
     try:
         schema = schema_of(read_json(path), str(path))
+    except NewerSchemaError:
+        raise
     except SchemaError:
-        return []  # opened from its copy
+        return None, None  # opened from its copy
     if schema == SCHEMA:
-        return []
+        return None, None
     try:
         with hold_lock(folder, wait_s=10.0):
             backup = migrate_folder(folder, schema)
             Journal(folder).append("migrated", before=schema, after=SCHEMA)
     except StorageError as error:
         remedy = "it can be looked at, but not changed, until it lies where it can be written"
-        return [_problem(None, path, f"the study has the old schema {schema}; {error}", remedy)]
+        return None, _problem(None, path, f"the study has the old schema {schema}; {error}", remedy)
     message = f"the study was brought from schema {schema} to {SCHEMA}"
-    return [_problem(None, path, message, f"nothing needs to be done; its old files: {backup}")]
+    remedy = f"nothing needs to be done; its files as they were: {backup}"
+    return _problem(None, path, message, remedy), None
 
 
 def _unlisted(folder: Path, listed: tuple[str, ...]) -> list[str]:

@@ -119,6 +119,8 @@ def sync_tree(folder: Path) -> None:
 
 def make_folder(folder: Path) -> None:
     """`folder` and those above it exist; StorageError when they cannot be made."""
+    if folder.is_dir():
+        return
     with on_disk("make the folder", folder):
         missing = [folder, *folder.parents]
         first = next((path for path in missing if path.is_dir()), folder)
@@ -159,8 +161,10 @@ def publish_folder(draft: Path, target: Path) -> None:
 
 def remove_leftovers(folder: Path) -> None:
     """Removes what killed writers left half-written in `folder`; never a living one's work."""
-    with on_disk("read", folder):
-        names = [entry.name for entry in os.scandir(folder) if is_temporary(entry.name)]
+    if not folder.is_dir():
+        return
+    with on_disk("read", folder), os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if is_temporary(entry.name)]
     for name in names:
         path = folder / name
         alive = temporary_owner_alive(name)
