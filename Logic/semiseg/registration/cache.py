@@ -1,0 +1,139 @@
+"""Registrations kept on disk, found again by what went into them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from semiseg.config import Modality, RegistrationConfig, to_json
+from semiseg.errors import SchemaError, SemiSegError
+from semiseg.events import Emit, Event, Json, ignore
+from semiseg.images.grid import Grid
+from semiseg.registration.field import Field
+from semiseg.registration.prepared import Prepared
+from semiseg.registration.register import ALGORITHM, RegistrationResult, register
+from semiseg.study.storage import make_folder, on_disk, write_bytes_atomic
+
+Arrays = dict[str, NDArray[np.generic]]
+_DIGEST = "digest"
+_ABOUT = "about"
+_FIGURES = tuple(
+    name for name in RegistrationResult.__dataclass_fields__ if name not in ("field", "inverse")
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """An image by content: `sha256` of its file, its modality, and how to prepare it if needed."""
+
+    sha256: str
+    modality: Modality
+    load: Callable[[], Prepared]
+
+
+def cached_register(
+    folder: Path,
+    fixed: Source,
+    moving: Source,
+    config: RegistrationConfig,
+    emit: Emit = ignore,
+    *,
+    both_ways: bool = False,
+) -> RegistrationResult:
+    """`register`, or what an earlier call with the same images, settings and code found.
+
+    Fields are kept to about 0.03 mm; the first call returns the kept values too. An entry that is
+    corrupt is said in an event and computed anew. StorageError when `folder` cannot be written.
+    """
+    path = folder / f"{_key(fixed, moving, config, both_ways)}.safetensors"
+    found = _read(path, emit)
+    if found is not None:
+        return found
+    result = register(fixed.load(), moving.load(), config, emit, both_ways=both_ways)
+    content = _packed(result)
+    make_folder(folder)
+    write_bytes_atomic(path, content)
+    return _unpacked(content)
+
+
+def _key(fixed: Source, moving: Source, config: RegistrationConfig, both_ways: bool) -> str:
+    parts: dict[str, Json] = {
+        "algorithm": ALGORITHM,
+        "fixed": [fixed.sha256, fixed.modality],
+        "moving": [moving.sha256, moving.modality],
+        "config": to_json(config),
+        "both_ways": both_ways,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _read(path: Path, emit: Emit) -> RegistrationResult | None:
+    with on_disk("read", path):
+        if not path.exists():
+            return None
+        content = path.read_bytes()
+    try:
+        return _unpacked(content)
+    except (SafetensorError, SemiSegError, ValueError, KeyError, TypeError) as error:
+        text = f"A kept registration is corrupt ({error}); it is computed again."
+        emit(Event(kind="progress", phase="register", message=text, data={"file": path.name}))
+        return None
+
+
+def _packed(result: RegistrationResult) -> bytes:
+    """One safetensors block; the digest covers every other array."""
+    about: dict[str, Json] = {name: getattr(result, name) for name in _FIGURES}
+    arrays: Arrays = {}
+    for name, field in (("field", result.field), ("inverse", result.inverse)):
+        if field is not None:
+            about[name] = field.grid.to_json()
+            arrays |= _packed_field(name, field)
+    arrays[_ABOUT] = np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)
+    arrays[_DIGEST] = _digest(arrays)
+    return save(arrays)
+
+
+def _unpacked(content: bytes) -> RegistrationResult:
+    arrays: Arrays = load(content)
+    if not np.array_equal(arrays.pop(_DIGEST), _digest(arrays)):
+        raise SchemaError("its checksum is wrong")
+    about: dict[str, Json] = json.loads(arrays[_ABOUT].tobytes())
+    field = _unpacked_field("field", arrays, about)
+    if field is None:
+        raise SchemaError("it holds no field")
+    figures = cast("dict[str, float]", {name: about[name] for name in _FIGURES})
+    inverse = _unpacked_field("inverse", arrays, about)
+    return RegistrationResult(field=field, inverse=inverse, **figures)  # type: ignore[arg-type]
+
+
+def _packed_field(name: str, field: Field) -> Arrays:
+    """Half floats around the mean, which may be large where the images' origins differ."""
+    mean = field.displacement_mm.mean(axis=(1, 2, 3), dtype=np.float64).astype(np.float32)
+    rest = field.displacement_mm - mean[:, None, None, None]
+    return {f"{name}_mean": mean, f"{name}_rest": rest.astype(np.float16)}
+
+
+def _unpacked_field(name: str, arrays: Arrays, about: Mapping[str, Json]) -> Field | None:
+    if name not in about:
+        return None
+    grid = Grid.from_json(cast("dict[str, Json]", about[name]))
+    mean = arrays[f"{name}_mean"][:, None, None, None]
+    rest = arrays[f"{name}_rest"].astype(np.float32)
+    return Field(displacement_mm=np.add(rest, mean, dtype=np.float32), grid=grid)
+
+
+def _digest(arrays: Arrays) -> NDArray[np.uint8]:
+    total = hashlib.sha256()
+    for name in sorted(arrays):
+        total.update(name.encode())
+        total.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return np.frombuffer(total.digest(), dtype=np.uint8)

@@ -1,0 +1,96 @@
+"""Displacement fields in the patient's millimetres: reading, folding, inverse error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from semiseg.errors import GeometryMismatchError
+from semiseg.images.grid import Grid
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """`displacement_mm` (3, D, H, W): LPS components x, y, z at the voxels of `grid`.
+
+    The fixed world point p corresponds to the moving world point p + u(p). Between voxels u is
+    linear; beyond the grid it keeps the border's value.
+    """
+
+    displacement_mm: NDArray[np.float32]
+    grid: Grid
+
+    def __post_init__(self) -> None:
+        expected = (3, *self.grid.shape_zyx)
+        if self.displacement_mm.shape != expected:
+            raise GeometryMismatchError(
+                f"a displacement field of shape {self.displacement_mm.shape} does not fit its "
+                f"grid, which needs {expected}"
+            )
+
+    def at(self, points_mm_lps: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Displacement (..., 3) in mm at world points (..., 3), x, y, z."""
+        voxel_xyz = self.grid.to_voxel(points_mm_lps)
+        voxel_zyx = np.moveaxis(voxel_xyz[..., ::-1], -1, 0)
+        parts = [
+            ndimage.map_coordinates(part, voxel_zyx, order=1, mode="nearest")
+            for part in self.displacement_mm
+        ]
+        return np.stack(parts, axis=-1).astype(np.float64)
+
+    def moved(self, points_mm_lps: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Moving world points (..., 3) of fixed world points (..., 3)."""
+        return points_mm_lps + self.at(points_mm_lps)
+
+
+def jacobian_determinant(field: Field) -> NDArray[np.float32]:
+    """Local change of volume (D, H, W) of p -> p + u(p), central differences; 1 for identity."""
+    steps = _spatial_steps(field.grid)
+    matrix = np.zeros((*field.grid.shape_zyx, 3, 3), dtype=np.float32)
+    for component, part in enumerate(field.displacement_mm):
+        slopes_xyz = [_slope(part, axis) for axis in (2, 1, 0)]
+        for world in range(3):
+            matrix[..., component, world] = sum(
+                slope * steps[axis, world] for axis, slope in enumerate(slopes_xyz)
+            )
+        matrix[..., component, component] += 1
+    determinant: NDArray[np.float32] = np.linalg.det(matrix)
+    return determinant
+
+
+def folded_fraction(field: Field, mask: NDArray[np.bool_]) -> float:
+    """Share of voxels of `mask` where the map turns inside out (determinant <= 0)."""
+    if not mask.any():
+        return 0.0
+    return float((jacobian_determinant(field)[mask] <= 0).mean())
+
+
+def inverse_error_mm(forward: Field, backward: Field, mask: NDArray[np.bool_]) -> float | None:
+    """95th percentile of |p - backward(forward(p))| over `mask` of the forward grid, in mm.
+
+    Only points that land on the backward field's grid count; None where none does.
+    """
+    index_zyx = np.argwhere(mask)
+    start = forward.grid.to_world(index_zyx[:, ::-1].astype(np.float64))
+    moved = forward.moved(start)
+    voxel = backward.grid.to_voxel(moved)
+    last = np.asarray(backward.grid.size_xyz) - 1
+    inside = ((voxel >= -0.5) & (voxel <= last + 0.5)).all(axis=1)
+    if not inside.any():
+        return None
+    error = np.linalg.norm(backward.moved(moved[inside]) - start[inside], axis=1)
+    return float(np.percentile(error, 95))
+
+
+def _slope(part: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    if part.shape[axis] < 2:
+        return np.zeros_like(part)
+    return np.asarray(np.gradient(part, axis=axis), dtype=np.float32)
+
+
+def _spatial_steps(grid: Grid) -> NDArray[np.float64]:
+    """d(voxel x, y, z) / d(world x, y, z), (3, 3)."""
+    return np.asarray(np.linalg.inv(grid.affine_lps[:3, :3]))

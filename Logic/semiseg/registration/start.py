@@ -1,0 +1,133 @@
+"""The robust start: every translation tried at once, on contrast-free features."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from semiseg.registration.sampling import FeatureMap
+
+_FAR_MM = 40.0
+_MIN_OVERLAP = 0.6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """Fixed point p maps to `matrix @ p + offset_mm` (z, y, x); `certainty` in [0, 1], why."""
+
+    matrix: Tensor
+    offset_mm: Tensor
+    certainty: float
+    reason: str
+
+    def __call__(self, points_mm_zyx: Tensor) -> Tensor:
+        """Where `points_mm_zyx` (N, 3) lie in the moving image."""
+        return points_mm_zyx @ self.matrix.T + self.offset_mm
+
+    def inverse(self) -> Start:
+        """The same start from moving to fixed."""
+        back = torch.linalg.inv(self.matrix)
+        return replace(self, matrix=back, offset_mm=-back @ self.offset_mm)
+
+
+def find_start(fixed: FeatureMap, moving: FeatureMap) -> Start:
+    """The translation with the least mean feature distance where the two bodies overlap.
+
+    Both maps need the same spacing. Certainty compares the best place with the best one more than
+    4 cm away; 0 with a reason where there is nothing to compare.
+    """
+    trouble = _trouble(fixed, "fixed") or _trouble(moving, "moving")
+    if trouble:
+        return _centred(fixed, moving, trouble)
+    cost = _translation_costs(fixed, moving)
+    best = _coordinates(int(cost.argmin()), cost.shape)
+    shift = _signed(best, cost.shape, moving.shape)
+    certainty = _certainty(cost, best, fixed.spacing_mm)
+    offset = moving.origin_mm_zyx - fixed.origin_mm_zyx + shift * fixed.spacing_mm
+    reason = "found by search over all translations"
+    return _translation(offset.float(), certainty, reason)
+
+
+def _trouble(features: FeatureMap, which: str) -> str | None:
+    if not bool(features.mask.any()):
+        return f"no body was found in the {which} image"
+    if float(features.table.var(dim=0).max()) < 1e-8:
+        return f"the {which} image shows no structure"
+    return None
+
+
+def _centred(fixed: FeatureMap, moving: FeatureMap, reason: str) -> Start:
+    offset = _centre(moving) - _centre(fixed)
+    return _translation(offset, 0.0, f"{reason}; the volumes' centres were put together")
+
+
+def _centre(features: FeatureMap) -> Tensor:
+    last = torch.tensor(features.shape, device=features.table.device) - 1
+    return features.origin_mm_zyx + last * features.spacing_mm / 2
+
+
+def _translation(offset: Tensor, certainty: float, reason: str) -> Start:
+    matrix = torch.eye(3, device=offset.device)
+    return Start(matrix=matrix, offset_mm=offset, certainty=certainty, reason=reason)
+
+
+def _translation_costs(fixed: FeatureMap, moving: FeatureMap) -> Tensor:
+    """Mean squared distance for every shift (cyclic array), infinite where too little overlaps.
+
+    sum Mf Mm |F - M|^2 over all shifts at once by correlation in Fourier space.
+    """
+    size = [_fast(a + b - 1) for a, b in zip(fixed.shape, moving.shape, strict=True)]
+
+    def forward(volume: Tensor) -> Tensor:
+        spectrum: Tensor = torch.fft.rfftn(volume, s=size, dim=(-3, -2, -1))
+        return spectrum
+
+    mask_f, mask_m = fixed.mask.float(), moving.mask.float()
+    feature_f, feature_m = fixed.volume * mask_f, moving.volume * mask_m
+    spectrum_f, spectrum_m = forward(mask_f).conj(), forward(mask_m)
+    overlap = torch.fft.irfftn(spectrum_f * spectrum_m, s=size).round().clamp(min=0)
+    total = spectrum_f * forward(feature_m.square().sum(0))
+    total += forward(feature_f.square().sum(0)).conj() * spectrum_m
+    for one, other in zip(feature_f, feature_m, strict=True):
+        total -= 2 * forward(one).conj() * forward(other)
+    cost = torch.fft.irfftn(total, s=size) / overlap.clamp(min=1)
+    enough = overlap >= _MIN_OVERLAP * min(float(mask_f.sum()), float(mask_m.sum()))
+    return torch.where(enough, cost, torch.inf)
+
+
+def _fast(n: int) -> int:
+    """The next even size."""
+    return n + n % 2
+
+
+def _coordinates(flat: int, shape: torch.Size) -> tuple[int, int, int]:
+    z, rest = divmod(flat, shape[1] * shape[2])
+    y, x = divmod(rest, shape[2])
+    return z, y, x
+
+
+def _signed(place: tuple[int, int, int], size: torch.Size, moving: tuple[int, int, int]) -> Tensor:
+    """Shift in voxels: cyclic indices from the moving size on mean negative shifts."""
+    pairs = zip(place, size, moving, strict=True)
+    return torch.tensor([p if p < m else p - s for p, s, m in pairs], dtype=torch.float32)
+
+
+def _certainty(cost: Tensor, best: tuple[int, int, int], spacing_mm: float) -> float:
+    """How far the best place stands out: 1 - exp(-gap / spread) against the best far away."""
+    seen = torch.isfinite(cost)
+    distance = torch.zeros(cost.shape, device=cost.device)
+    for axis, (place, n) in enumerate(zip(best, cost.shape, strict=True)):
+        steps = (torch.arange(n, device=cost.device) - place).abs()
+        steps = torch.minimum(steps, n - steps).float() * spacing_mm
+        view = [1, 1, 1]
+        view[axis] = n
+        distance += steps.square().view(view)
+    far = cost[seen & (distance > _FAR_MM**2)]
+    if far.numel() == 0:
+        return 0.5
+    gap = float(far.min() - cost[best])
+    spread = float(cost[seen].std()) if int(seen.sum()) > 1 else 0.0
+    return 1 - math.exp(-2 * gap / spread) if spread > 0 else 0.0
