@@ -23,7 +23,7 @@ from semiseg.simulation import Per, SimulationConfig, simulate
 from semiseg.study.case import Split
 from semiseg.study.protocol import Protocol
 from semiseg.study.study import Study
-from semiseg.trainer.train import train
+from semiseg.trainer import train
 
 Rows = list[dict[str, Json]]
 

@@ -13,7 +13,6 @@ from semiseg.cli.options import (
     StudyFolder,
     parse_indices,
     parse_pairs,
-    require_case,
     shell_path,
     structure_ids,
 )
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from semiseg.images.grid import Plane
     from semiseg.images.labels import LabelMap
     from semiseg.simulation import Per
+    from semiseg.study.case import CaseLabel
     from semiseg.study.study import Study
 
 
@@ -50,6 +50,9 @@ def annotate(
     empty: Annotated[
         str, typer.Option(metavar="SLICES", help="Slices finished without a structure.")
     ] = "",
+    only_finished: Annotated[
+        bool, typer.Option("--only-finished", help="Take nothing from the file's other slices.")
+    ] = False,
     structures: StructureNames = None,
     mapping: Annotated[
         list[str] | None,
@@ -70,13 +73,15 @@ def annotate(
 
     Only finished slices teach, and only for the structures that they are finished for; elsewhere
     the image counts as unknown, never as background. A finished slice without a structure says
-    that it is not there.
+    that it is not there. What the file has on other slices is kept as drawn by hand, too, and
+    what it leaves empty is erased, unless --only-finished is given.
 
     \b
     Examples:
       semiseg annotate abdomen ct1 drawn.seg.nrrd --done 10,20,30-40 --empty 5
       semiseg annotate abdomen ct1 liver.nii.gz --done 10,20 --structures liver --map 1=liver
       semiseg annotate abdomen ct1 full.nii.gz --done all
+      semiseg annotate abdomen ct1 full.nii.gz --done 40,60 --only-finished
       semiseg annotate abdomen ct1 full.nii.gz --simulate 5
     """
     from semiseg.study.study import Study
@@ -86,7 +91,7 @@ def annotate(
     if simulate is not None and (done or empty):
         raise ConfigError("--simulate chooses the slices itself; leave out --done and --empty")
     study = Study.open(folder)
-    require_case(study, case_id)
+    study.case(case_id)
     array = _drawn(study, case_id, label, mapping or [], screen)
     ids = structure_ids(study, structures)
     if simulate is not None:
@@ -100,8 +105,8 @@ def annotate(
             done=done,
             empty=empty,
             ids=ids,
-            author=author,
-            note=note,
+            only=only_finished,
+            words=(author, note),
         )
     screen.data(case=case_id, plane=plane, slices=list(slices))
     names = ", ".join(study.protocol.by_id(structure_id).name for structure_id in ids)
@@ -153,8 +158,8 @@ def _annotate(
     done: str,
     empty: str,
     ids: tuple[int, ...],
-    author: str,
-    note: str,
+    only: bool,
+    words: tuple[str, str],
 ) -> tuple[int, ...]:
     from semiseg.images.grid import plane_axis
 
@@ -167,17 +172,35 @@ def _annotate(
             "no slice is said to be finished, so nothing could be learnt from this label; say "
             "which are with --done 10,20,30-40 (or --done all) and --empty"
         )
-    study.annotate(
-        case_id,
-        array,
-        plane=where,
-        indices=finished,
-        structure_ids=ids,
-        empty=without,
-        author=author,
-        note=note,
-    )
-    return tuple(sorted({*finished, *without}))
+    slices = tuple(sorted({*finished, *without}))
+    with study.writing():
+        base = study.label(case_id) if only else None
+        if only:
+            array = _only(array, base, slices, plane_axis(grid, where))
+        study.annotate(
+            case_id,
+            array,
+            plane=where,
+            indices=finished,
+            structure_ids=ids,
+            empty=without,
+            author=words[0],
+            note=words[1],
+            base_version=None if base is None else base.version,
+        )
+    return slices
+
+
+def _only(
+    array: NDArray[np.uint16], base: CaseLabel | None, slices: tuple[int, ...], axis: int
+) -> NDArray[np.uint16]:
+    """`array` in the slices, what is in the study elsewhere."""
+    import numpy as np
+
+    kept = np.zeros_like(array) if base is None else base.array.copy()
+    where = (slice(None),) * axis + (list(slices),)
+    kept[where] = array[where]
+    return kept
 
 
 def _simulate(

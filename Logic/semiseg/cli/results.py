@@ -13,7 +13,6 @@ from semiseg.cli.options import (
     StudyFolder,
     chosen_cases,
     parse_pairs,
-    require_case,
     shell_path,
 )
 from semiseg.cli.scores import score_columns, score_rows
@@ -79,9 +78,17 @@ def export(
     what: Annotated[
         str, typer.Option(help="combined (human where drawn, else the model), prediction or label.")
     ] = "combined",
-    format_: Annotated[str, typer.Option("--format", help="seg.nrrd, nii.gz or both.")] = "both",
+    format_: Annotated[
+        str,
+        typer.Option(
+            "--format", help="seg.nrrd, nii.gz, both, structures (a mask each) or csv (volumes)."
+        ),
+    ] = "both",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files that are there already.")
+    ] = False,
 ) -> None:
-    """Write segmentations on the images' own grids.
+    """Write segmentations on the images' own grids, and their volumes.
 
     \b
     Examples:
@@ -93,7 +100,8 @@ def export(
 
     screen = screen_of(context)
     study = Study.open(folder)
-    written = export_study(study, target, what, format_, chosen_cases(study, cases), screen.emit)
+    chosen = chosen_cases(study, cases)
+    written = export_study(study, target, what, format_, chosen, screen.emit, overwrite=overwrite)
     screen.data(files=[str(path) for path in written])
     screen.say(f"wrote {len(written)} files to {target}")
 
@@ -129,7 +137,7 @@ def references(study: Study, texts: list[str]) -> dict[str, Path]:
     pairs = [text for text in texts if not Path(text).is_dir()]
     found = {key: Path(value) for key, value in parse_pairs(pairs, "CASE=FILE").items()}
     for case_id in found:
-        require_case(study, case_id)
+        study.case(case_id)
     for folder in folders:
         for case_id, path in _in_folder(study, folder).items():
             if case_id in found:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from semiseg.cli.options import CaseIds, StudyFolder, parse_pairs, require_case, shell_path
+from semiseg.cli.options import CaseIds, StudyFolder, parse_pairs, shell_path
 from semiseg.cli.screen import screen_of
 from semiseg.config import MODALITIES, Modality, check_choice
 from semiseg.errors import ConfigError, StudyError
 
 if TYPE_CHECKING:
+    from semiseg.study.case import Split
     from semiseg.study.protocol import Protocol
     from semiseg.study.study import Study
 
@@ -89,7 +90,7 @@ def add(
             case_id=case_id,
             patient=patient,
             modality=_modality(modality),
-            split=split,
+            split=cast("Split | None", split),
             copy=copy,
         )
         guessed = "" if case.modality_overridden else f", {case.modality_confidence:.0%} sure"
@@ -113,6 +114,7 @@ def status(context: typer.Context, folder: StudyFolder) -> None:
     screen = screen_of(context)
     study = Study.open(folder)
     rows = case_rows(study)
+    problems = problem_lines(study)
     screen.say(f"{study.name}: {_listed(study.protocol)}; {len(study.models())} models")
     columns = ("case", "modality", "split", "label", "slices done", "gate", "segmentation")
     screen.table("Cases", columns, [tuple(row.values()) for row in rows])
@@ -121,9 +123,9 @@ def status(context: typer.Context, folder: StudyFolder) -> None:
         structures={str(s.id): s.name for s in study.protocol.structures},
         cases=[dict(row) for row in rows],
         models=[model.id for model in study.models()],
-        problems=problem_lines(study),
+        problems=problems,
     )
-    for line in problem_lines(study):
+    for line in problems:
         screen.say(f"problem: {line}")
     screen.next(next_step(study, shell_path(folder)))
 
@@ -136,15 +138,14 @@ def check(context: typer.Context, folder: StudyFolder) -> None:
     Example:
       semiseg study check abdomen
     """
-    from semiseg.cli.overview import check_study
     from semiseg.study.study import Study
 
     screen = screen_of(context)
     study = Study.open(folder)
-    problems = check_study(study, screen.emit)
-    screen.data(problems=list(problems))
-    for line in problems:
-        screen.say(f"problem: {line}")
+    problems = study.check()
+    screen.data(problems=[str(problem) for problem in problems])
+    for problem in problems:
+        screen.say(f"problem: {problem}")
     if problems:
         raise StudyError(f"{len(problems)} problems in {folder}; the rest of the study is sound")
     screen.say(f"{len(study.cases)} cases, {len(study.models())} models: all sound")
@@ -292,8 +293,7 @@ def _changed(
 
 def _move(study: Study, cases: list[str], to: str) -> None:
     for case_id in cases:
-        require_case(study, case_id)
-        study.set_split(study.cases[case_id].patient, to)
+        study.set_split(study.case(case_id).patient, cast("Split", to))
 
 
 def _hex(color: tuple[int, int, int]) -> str:

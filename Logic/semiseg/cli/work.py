@@ -58,9 +58,6 @@ def propagate(
       semiseg propagate abdomen
       semiseg propagate abdomen mr1 mr2 --atlases 1
     """
-    from semiseg.propagation import propagate as run
-    from semiseg.study.study import Study
-
     screen = screen_of(context)
     config = PropagationConfig(
         atlases=atlases,
@@ -69,8 +66,13 @@ def propagate(
             spacing_mm=spacing, iterations=iterations, seed=seed, device=cast("Device", device)
         ),
     )
+    from semiseg.study.study import Study
+
     study = Study.open(folder)
-    run(study, config, screen.emit, case_ids=chosen_cases(study, cases))
+    chosen = chosen_cases(study, cases)
+    from semiseg.propagation import propagate as run
+
+    run(study, config, screen.emit, case_ids=chosen)
     study.reload()
     gates = {case.id: case.gate for case in study.cases.values() if case.gate is not None}
     for case_id, gate in gates.items():
@@ -114,9 +116,6 @@ def train(
       semiseg train abdomen --minutes 10
       semiseg train abdomen --steps 500 --seed 3 --device cpu --validation leave_one_out
     """
-    from semiseg.study.study import Study
-    from semiseg.trainer.train import train as run
-
     screen = screen_of(context)
     config = TrainConfig(
         method=method,
@@ -130,7 +129,12 @@ def train(
         learning_rate=learning_rate,
         use_propagated=not human_only,
     )
-    model_id = run(Study.open(folder), config, screen.emit)
+    from semiseg.study.study import Study
+
+    study = Study.open(folder)
+    from semiseg.trainer import train as run
+
+    model_id = run(study, config, screen.emit)
     screen.data(model=model_id)
     screen.say(f"made model {model_id} in {folder}")
     screen.next(f"semiseg predict {shell_path(folder)}")
@@ -157,16 +161,17 @@ def predict(
       semiseg predict abdomen
       semiseg predict abdomen ct7 mr2 --model 1 --flips
     """
-    from semiseg.inference import predict as run
-    from semiseg.study.study import Study
-
     screen = screen_of(context)
     config = PredictConfig(
         device=cast("Device", device), overlap=overlap, flips=flips, clean_up=not keep_islands
     )
+    from semiseg.study.study import Study
+
     study = Study.open(folder)
     chosen = chosen_cases(study, cases) or tuple(study.cases)
     model_id = study.model(model).id
+    from semiseg.inference import predict as run
+
     run(study, model_id, chosen, config, screen.emit)
     screen.data(model=model_id, cases=list(chosen))
     screen.say(f"segmented {len(chosen)} cases with model {model_id}: {', '.join(chosen)}")
