@@ -275,7 +275,7 @@ def test_every_kind_of_content_gets_a_row_over_one_shared_grey_picture():
     grid = _grid((0, 1, 2), (1, 1, 1))
     label = _phantom(grid)[1]
     unsure = np.where(label > 0, 0.8, 0.0).astype(np.float32)
-    done = {"axial": [9, 11, 12]}
+    done = {"axial": {9: [1, 2], 11: [1], 12: [1]}}
     scan = _scan(grid, prediction=label, uncertainty=unsure, done=done)
     gallery = make_gallery(scan)
     assert [row.title for row in gallery.planes] == ["Labels", "Segmentation", "Uncertainty"]
@@ -286,7 +286,11 @@ def test_every_kind_of_content_gets_a_row_over_one_shared_grey_picture():
     assert [p.draws_base for row in gallery.planes for p in row.pictures] == [True] * 3 + [
         False
     ] * 6
-    assert ["done by hand" in p.caption for p in gallery.strip[0].pictures] == [True] * 3
+    assert [p.done for p in gallery.strip[0].pictures] == [
+        "done by hand",
+        "done by hand: liver",
+        "done by hand: liver",
+    ]
     coronal = gallery.planes[0].pictures[1]
     assert coronal.done_rows_mm == ((15 - 9 + 0.5) * 4, (15 - 11 + 0.5) * 4, (15 - 12 + 0.5) * 4)
     assert coronal.done_columns_mm == ()
@@ -294,7 +298,7 @@ def test_every_kind_of_content_gets_a_row_over_one_shared_grey_picture():
 
 
 def test_strip_follows_the_plane_with_most_done_slices():
-    done = {"axial": [9, 11], "coronal": range(2, 18)}
+    done = {"axial": {9: [1], 11: [1]}, "coronal": dict.fromkeys(range(2, 18), (1,))}
     strip = make_gallery(_scan(_grid((0, 1, 2), (1, 1, 1)), done=done)).strip[0]
     assert [p.base.view.plane for p in strip.pictures] == ["coronal"] * 5
 

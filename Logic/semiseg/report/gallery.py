@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +16,16 @@ from semiseg.report import pictures
 from semiseg.report.pictures import Base, Outline, Picture, Tag, Window
 from semiseg.report.planes import View, views
 
+Done: TypeAlias = Mapping[Plane, Mapping[int, Collection[int]]]
 _STRIP = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """One case's volumes on its own grid (z, y, x); `human` marks what a person drew."""
+    """One case's volumes on its own grid (z, y, x); `human` marks what a person drew.
+
+    `done` says per plane and slice which structures are done there.
+    """
 
     key: str
     image: NDArray[np.float32]
@@ -32,7 +36,7 @@ class Scan:
     human: NDArray[np.bool_] | None = None
     prediction: NDArray[np.uint16] | None = None
     uncertainty: NDArray[np.float32] | None = None
-    done: Mapping[Plane, Sequence[int]] | None = None
+    done: Done | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,14 +105,20 @@ class _Cutter:
         )
 
     def caption(self, plane: Plane, own_index: int) -> str:
-        """Plane and slice number, the position as Slicer's slider says it, and who did it."""
-        words = [f"{plane.capitalize()} slice {own_index}"]
+        """Plane and slice number, and the position as Slicer's slider says it."""
         position = slider_position(self.scan.grid, plane, own_index)
-        if position:
-            words.append(position)
-        if own_index in (self.scan.done or {}).get(plane, ()):
-            words.append("done by hand")
-        return " · ".join(words)
+        return f"{plane.capitalize()} slice {own_index}" + (f" · {position}" if position else "")
+
+    def done(self, plane: Plane, own_index: int) -> str:
+        """For which structures a person finished this slice."""
+        ids = (self.scan.done or {}).get(plane, {}).get(own_index, ())
+        names = [segment.name for segment in self.scan.segments if segment.id in ids]
+        if not names:
+            return ""
+        if len(names) == len(self.scan.segments):
+            return "done by hand"
+        more = "" if len(names) < 3 else f" and {len(names) - 2} more"
+        return f"done by hand: {', '.join(names[:2])}{more}"
 
 
 def make_gallery(scan: Scan) -> Gallery:
@@ -187,8 +197,8 @@ def _everything(scan: Scan) -> NDArray[np.uint16]:
 
 
 def _strip_positions(scan: Scan, found: NDArray[np.uint16]) -> tuple[Plane, list[int]]:
-    """Up to five done slices of the plane with the most of them, else five axial ones."""
-    done = {name: sorted((scan.done or {}).get(name, ())) for name in PLANES}
+    """Up to five done slices with a structure on them, in the plane with most; else axial ones."""
+    done = {name: _drawn(scan, found, name) for name in PLANES}
     plane = max(PLANES, key=lambda name: len(done[name]))
     axis = plane_axis(scan.grid, plane)
     indices = done[plane]
@@ -196,6 +206,12 @@ def _strip_positions(scan: Scan, found: NDArray[np.uint16]) -> tuple[Plane, list
         return plane, spread_indices(found, axis, _STRIP)
     chosen = np.linspace(0, len(indices) - 1, min(_STRIP, len(indices)))
     return plane, [indices[round(float(number))] for number in chosen]
+
+
+def _drawn(scan: Scan, found: NDArray[np.uint16], plane: Plane) -> list[int]:
+    axis = plane_axis(scan.grid, plane)
+    indices = sorted((scan.done or {}).get(plane, ()))
+    return [index for index in indices if found.take(index, axis=axis).any()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,6 +283,7 @@ def _picture(
         base=base,
         draws_base=first,
         caption=cutter.caption(*place),
+        done=cutter.done(*place) if layer.human is not None else "",
         alt=f"{layer.title}, {place[0]} slice {place[1]}",
         outlines=lines,
         tags=numbers,

@@ -105,6 +105,7 @@ class Picture:
     base: Base
     draws_base: bool
     caption: str
+    done: str
     alt: str
     outlines: tuple[Outline, ...] = ()
     tags: tuple[Tag, ...] = ()
