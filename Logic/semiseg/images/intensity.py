@@ -61,7 +61,7 @@ def normalise(
     low, high = CT_WINDOW_HU
     if modality == "MR" or values.min(initial=0) >= 0:
         low, high = _percentile_window(values, mask)
-    if not low < high or values.min() == values.max():
+    if values.size == 0 or not low < high or values.min() == values.max():
         return np.zeros(values.shape, dtype=np.float32)
     scaled = np.clip(values, low, high)
     scaled -= (low + high) / 2
@@ -80,7 +80,8 @@ def body_mask(array: NDArray[np.floating], grid: Grid, modality: Modality) -> ND
     small = zoom_linear(array, (int(z), int(y), int(x)))
     solid = small > _body_threshold(small, modality)
     solid = _largest_piece(_open_in_plane(solid, 2 if modality == "CT" else 1))
-    filled = np.stack([ndimage.binary_fill_holes(plane) for plane in solid])
+    closed = ~_open_in_plane(~solid, 3)
+    filled = np.stack([ndimage.binary_fill_holes(plane) for plane in closed])
     if filled.mean() < 0.01:
         return np.ones(grid.shape_zyx, dtype=bool)
     return zoom_linear(filled.astype(np.float32), grid.shape_zyx) > 0.5
@@ -152,7 +153,7 @@ def _body_threshold(small: NDArray[np.float32], modality: Modality) -> float:
     if modality == "CT" and low < 0:
         return low + 10.0
     bright = float(np.percentile(small, 98))
-    return 0.4 * otsu(np.minimum(small, bright))
+    return 0.25 * otsu(np.minimum(small, bright))
 
 
 def _open_in_plane(solid: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:

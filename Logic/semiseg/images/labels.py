@@ -143,15 +143,16 @@ def _whole_numbers(path: Path, layer: NDArray[np.generic]) -> NDArray[np.uint16]
 def _merge(
     path: Path, layers: list[NDArray[np.uint16]], found: tuple[FileSegment, ...], grid: Grid
 ) -> LabelMap:
-    for index, layer in enumerate(layers):
-        _require_named(path.name, layer, [s for s in found if s.layer == index])
-    merged = np.zeros(grid.shape_zyx, dtype=np.uint16)
-    for item in found:
+for item in found:
         if item.layer >= len(layers):
             raise LabelError(
                 f"{path.name}: segment {item.segment.name} names layer {item.layer}, but the file "
                 f"has {len(layers)}; save it anew"
             )
+    for index, layer in enumerate(layers):
+        _require_named(path.name, layer, [s for s in found if s.layer == index])
+    merged = np.zeros(grid.shape_zyx, dtype=np.uint16)
+    for item in found:
         drawn = layers[item.layer] == item.value
         if merged[drawn].any():
             _refuse_overlap(path, merged[drawn], item, found)
