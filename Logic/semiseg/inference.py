@@ -46,6 +46,8 @@ from semiseg.sliding import (
 from semiseg.study.case import Case
 from semiseg.study.study import Study
 
+_WORKSPACE_BYTES = 300_000_000
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PredictionArrays:
@@ -102,12 +104,13 @@ def windows_of(model: Model, grid: Grid, overlap: float) -> int:
 
 
 def memory_needed(model: Model, grid: Grid) -> int:
-    """Bytes of main memory that `predict_image` takes beyond the image itself, at most."""
+    """Bytes of main memory that `predict_image` takes beyond the image itself, at most about."""
     own, trained = math.prod(grid.shape_zyx), math.prod(_training_shape(model, grid))
-    preparing = 8 * own + 8 * trained
-    running = 6 * own + 4 * trained + 2 * BAND_BYTES
-    cleaning = 11 * own
-    return max(preparing, min(running, 6 * own + 4 * trained * (2 + len(model.classes))), cleaning)
+    preparing = 12 * own + 8 * trained
+    band = min(2 * BAND_BYTES, 8 * trained * len(model.classes))
+    running = 6 * own + 4 * trained + band
+    cleaning = 13 * own
+    return _WORKSPACE_BYTES + max(preparing, running, cleaning)
 
 
 def require_memory(model: Model, grid: Grid) -> None:

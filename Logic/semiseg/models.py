@@ -174,9 +174,10 @@ def _sound_mm(value: float) -> bool:
 def _window(fields: Fields, spec: NetworkSpec) -> Zyx:
     sides = fields.integers("patch_zyx")
     multiple = _in_3d(spec.multiple)
-    if len(sides) not in (2, 3) or not all(1 <= side <= 1024 for side in sides):
+    if len(sides) != spec.dims or not all(1 <= side <= 1024 for side in sides):
         raise SchemaError(
-            f"{fields.where}: 'patch_zyx' should be three sides up to 1024 voxels, found {sides}"
+            f"{fields.where}: 'patch_zyx' should be {spec.dims} sides up to 1024 voxels, found "
+            f"{list(sides)}"
         )
     window = _in_3d(sides)
     if any(side % m for side, m in zip(window, multiple, strict=True)):
