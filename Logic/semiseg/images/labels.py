@@ -143,7 +143,7 @@ def _whole_numbers(path: Path, layer: NDArray[np.generic]) -> NDArray[np.uint16]
 def _merge(
     path: Path, layers: list[NDArray[np.uint16]], found: tuple[FileSegment, ...], grid: Grid
 ) -> LabelMap:
-for item in found:
+    for item in found:
         if item.layer >= len(layers):
             raise LabelError(
                 f"{path.name}: segment {item.segment.name} names layer {item.layer}, but the file "
