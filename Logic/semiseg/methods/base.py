@@ -67,10 +67,15 @@ def method_names() -> tuple[str, ...]:
     return tuple(METHODS)
 
 
-def build_method(name: str, settings: MethodSettings) -> Method:
-    """An untrained method; ConfigError lists the names there are."""
+def method_class(name: str) -> type[Method]:
+    """The class of a method; ConfigError lists the names there are."""
     if name not in METHODS:
         raise ConfigError(f"there is no method {name!r}; choose one of {', '.join(METHODS)}")
     module, kind = METHODS[name].split(":")
-    method: Method = getattr(importlib.import_module(module), kind)(settings)
-    return method
+    found: type[Method] = getattr(importlib.import_module(module), kind)
+    return found
+
+
+def build_method(name: str, settings: MethodSettings) -> Method:
+    """An untrained method; its weights come from torch's global generator."""
+    return method_class(name)(settings)

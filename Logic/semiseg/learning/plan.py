@@ -1,0 +1,217 @@
+"""Spacing, patch, batch and network for these data, this machine and this much time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+
+from semiseg.config import TrainConfig
+from semiseg.errors import ConfigError
+from semiseg.images.grid import Triple
+from semiseg.learning.survey import CaseFacts, Survey
+from semiseg.networks import NetworkSpec
+
+Zyx = tuple[int, int, int]
+_COVER = 0.6
+_WIDTHS_PER_VOXEL = 5.0
+_SMALLEST_SIDE = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Means:
+    """What a kind of device can do: nominal training speed, and the limits that follow.
+
+    The nominal speed is used where no time is to be kept, so that a run of so many steps is the
+    same everywhere.
+    """
+
+    voxels_per_s: float
+    coarsest_mm: float
+    steps_wanted: int
+    patch_voxels: int
+    n_labelled: int
+    channels: tuple[int, ...]
+    convolutions: tuple[int, ...]
+
+
+MEANS: Mapping[str, Means] = {
+    "cpu": Means(
+        voxels_per_s=8e5,
+        coarsest_mm=4.0,
+        steps_wanted=400,
+        patch_voxels=64**3,
+        n_labelled=2,
+        channels=(16, 32, 64, 128),
+        convolutions=(1, 2, 2, 2),
+    ),
+    "cuda": Means(
+        voxels_per_s=4e7,
+        coarsest_mm=3.0,
+        steps_wanted=3000,
+        patch_voxels=128**3,
+        n_labelled=4,
+        channels=(32, 64, 128, 256, 320),
+        convolutions=(2, 2, 2, 2, 2),
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How one run learns; kept with its checkpoints, so that it goes on as it began."""
+
+    spacing_mm_zyx: Triple
+    patch_zyx: Zyx
+    n_labelled: int
+    n_unlabelled: int
+    network: NetworkSpec
+    device: str
+
+    @property
+    def voxels_per_step(self) -> int:
+        """Voxels of one batch."""
+        return math.prod(self.patch_zyx) * (self.n_labelled + self.n_unlabelled)
+
+    def smaller(self) -> Plan | None:
+        """The next plan to try when memory is out: patch, then batch, then the CPU; None: none."""
+        multiple = self.network.multiple
+        side = max(range(3), key=lambda axis: self.patch_zyx[axis] / multiple[axis])
+        halved = _whole(self.patch_zyx[side] / 2, multiple[side])
+        if halved >= max(_SMALLEST_SIDE, 2 * multiple[side]):
+            patch = cast(
+                Zyx, tuple(halved if i == side else n for i, n in enumerate(self.patch_zyx))
+            )
+            return replace(self, patch_zyx=patch)
+        if self.n_labelled > 1 or self.n_unlabelled > 1:
+            fewer = max(1, self.n_labelled // 2)
+            return replace(self, n_labelled=fewer, n_unlabelled=(self.n_unlabelled + 1) // 2)
+        return replace(self, device="cpu") if self.device != "cpu" else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Plan:
+        """The plan that `to_json` made."""
+        return cls(
+            spacing_mm_zyx=cast(Triple, tuple(map(float, values["spacing_mm_zyx"]))),
+            patch_zyx=cast(Zyx, tuple(map(int, values["patch_zyx"]))),
+            n_labelled=int(values["n_labelled"]),
+            n_unlabelled=int(values["n_unlabelled"]),
+            network=NetworkSpec.from_json(values["network"]),
+            device=str(values["device"]),
+        )
+
+
+def make_plan(
+    found: Survey,
+    config: TrainConfig,
+    device: str,
+    *,
+    voxels_per_s: float | None = None,
+    uses_unlabelled: bool = False,
+) -> Plan:
+    """A plan for what `found` holds; settings that `config` gives are taken as they are.
+
+    `voxels_per_s` is the measured speed of training on `device`, None for the nominal one.
+    """
+    means = MEANS[device]
+    n_labelled = config.batch_size or means.n_labelled
+    n_unlabelled = n_labelled if uses_unlabelled else 0
+    room = _voxel_room(config, means, voxels_per_s, n_labelled + n_unlabelled)
+    extent = _median([facts.extent_mm_zyx for facts in found.train])
+    spacing = _spacing(found, config, means, extent, room)
+    strides = _strides(spacing, len(means.channels))
+    network = NetworkSpec(
+        n_classes=len(found.classes),
+        channels=means.channels[: len(strides) + 1],
+        convolutions=means.convolutions[: len(strides) + 1],
+        strides=strides,
+    )
+    patch = config.patch or _patch(extent / np.asarray(spacing), room, network.multiple)
+    _check_patch(patch, network.multiple)
+    return Plan(
+        spacing_mm_zyx=spacing,
+        patch_zyx=patch,
+        n_labelled=n_labelled,
+        n_unlabelled=n_unlabelled,
+        network=network,
+        device=device,
+    )
+
+
+def _voxel_room(config: TrainConfig, means: Means, voxels_per_s: float | None, batch: int) -> float:
+    """Voxels that a patch may have so that enough steps fit into the time."""
+    if config.minutes is None:
+        return means.patch_voxels
+    speed = voxels_per_s or means.voxels_per_s
+    per_patch = speed * config.minutes * 60 / means.steps_wanted / batch
+    return float(np.clip(per_patch, 32**3, means.patch_voxels))
+
+
+def _spacing(
+    found: Survey, config: TrainConfig, means: Means, extent: np.ndarray[Any, Any], room: float
+) -> Triple:
+    """As fine as `room` allows for patches that cover most of the body.
+
+    No finer than the images are, along each axis; no coarser than small structures can bear.
+    """
+    native = _native(found.train)
+    if config.spacing_mm is not None:
+        wish = config.spacing_mm
+    else:
+        affordable = (math.prod(_COVER * extent) / room) ** (1 / 3)
+        bearable = min(means.coarsest_mm, found.smallest_mm / _WIDTHS_PER_VOXEL)
+        wish = max(min(affordable, bearable), float(native.min()))
+    z, y, x = (float(max(wish, n)) for n in native)
+    return z, y, x
+
+
+def _native(train: tuple[CaseFacts, ...]) -> np.ndarray[Any, Any]:
+    """The spacing along each axis: median over cases, of the modality that is finest there."""
+    by_modality = [
+        _median([facts.spacing_mm_zyx for facts in train if facts.modality == modality])
+        for modality in sorted({facts.modality for facts in train})
+    ]
+    return np.asarray(np.min(by_modality, axis=0))
+
+
+def _strides(spacing: Triple, levels: int) -> tuple[Zyx, ...]:
+    """Halve the finest axes first, until all are alike, then all."""
+    now = np.asarray(spacing, dtype=float)
+    strides = []
+    for _ in range(levels - 1):
+        step = np.where(now < 1.5 * now.min(), 2, 1)
+        strides.append(cast(Zyx, tuple(int(s) for s in step)))
+        now = now * step
+    return tuple(strides)
+
+
+def _patch(extent_voxels: np.ndarray[Any, Any], room: float, multiple: tuple[int, ...]) -> Zyx:
+    """As much of the median image as `room` voxels hold, in its proportions."""
+    share = min(1.0, (room / math.prod(extent_voxels)) ** (1 / 3))
+    sides = [_whole(n * share, m) for n, m in zip(extent_voxels, multiple, strict=True)]
+    return cast(Zyx, tuple(max(n, 2 * m) for n, m in zip(sides, multiple, strict=True)))
+
+
+def _check_patch(patch: Zyx, multiple: tuple[int, ...]) -> None:
+    if any(n < 2 * m or n % m for n, m in zip(patch, multiple, strict=True)):
+        wanted = " x ".join(map(str, multiple))
+        raise ConfigError(
+            f"patch {' x '.join(map(str, patch))} does not fit the network: its sides (z, y, x) "
+            f"must be multiples of {wanted}, and at least twice that"
+        )
+
+
+def _whole(size: float, multiple: int) -> int:
+    """`size` rounded to a multiple, at least one."""
+    return max(multiple, round(size / multiple) * multiple)
+
+
+def _median(rows: list[Triple]) -> np.ndarray[Any, Any]:
+    return np.asarray(np.median(rows, axis=0))

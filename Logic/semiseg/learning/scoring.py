@@ -1,0 +1,98 @@
+"""Dice on what is known of held-back cases, on the training grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from semiseg.data.cases import TrainingCase
+from semiseg.events import Json
+from semiseg.learning.plan import Plan
+from semiseg.methods.base import Method
+from semiseg.sliding import WindowPlan, stream_probabilities
+
+_OVERLAP = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """Dice by case and structure id; pairs where neither has the structure are left out."""
+
+    dice: Mapping[str, Mapping[int, float]]
+
+    @property
+    def by_structure(self) -> dict[int, float]:
+        """Mean over cases."""
+        found: dict[int, list[float]] = {}
+        for row in self.dice.values():
+            for structure, value in row.items():
+                found.setdefault(structure, []).append(value)
+        return {structure: float(np.mean(found[structure])) for structure in sorted(found)}
+
+    @property
+    def mean(self) -> float | None:
+        """Mean over structures; None where there was nothing to compare."""
+        values = list(self.by_structure.values())
+        return float(np.mean(values)) if values else None
+
+    def to_json(self) -> dict[str, Json]:
+        """Plain values for model.json and events."""
+        return {
+            "dice": self.mean,
+            "structures": {str(i): round(v, 4) for i, v in self.by_structure.items()},
+            "cases": {
+                case: {str(i): round(v, 4) for i, v in row.items()}
+                for case, row in self.dice.items()
+            },
+        }
+
+
+def score(
+    method: Method, plan: Plan, cases: Sequence[TrainingCase], classes: tuple[int, ...]
+) -> Score:
+    """Dice of `method` on the supervised voxels of `cases`."""
+    return Score(
+        dice={
+            case.id: _dice(segment(method, plan, case), case, classes)
+            for case in cases
+            if case.labelled
+        }
+    )
+
+
+def segment(method: Method, plan: Plan, case: TrainingCase) -> NDArray[np.int64]:
+    """Most probable channel per voxel (z, y, x) of the training grid."""
+    device = torch.device(plan.device)
+    window = WindowPlan(
+        window_zyx=plan.patch_zyx, overlap=_OVERLAP, batch=2, device=device, sum_on=device
+    )
+    chunks = stream_probabilities(
+        lambda windows: method.predict(windows).float().softmax(dim=1),
+        torch.from_numpy(case.image.array),
+        window,
+        fill=case.image.fill,
+        on_windows=lambda _: None,
+    )
+    return torch.cat([chunk.argmax(dim=0).cpu() for chunk in chunks]).numpy()
+
+
+def _dice(
+    found: NDArray[np.int64], case: TrainingCase, classes: tuple[int, ...]
+) -> dict[int, float]:
+    known = case.supervision
+    if known is None:
+        return {}
+    row = {}
+    for channel, structure in enumerate(classes):
+        if channel == 0:
+            continue
+        seen = (known.valid > 0) & known.patterns[known.pattern, channel]
+        one, other = found[seen] == channel, known.label[seen] == channel
+        total = int(one.sum() + other.sum())
+        if total:
+            row[structure] = 2 * int((one & other).sum()) / total
+    return row

@@ -1,0 +1,247 @@
+"""A training from survey to finished weights, in a folder from which it can go on after a kill."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from semiseg.config import TrainConfig
+from semiseg.data.cases import TrainingCase, case_supervision, load_training_case
+from semiseg.data.supervision import Line, Wanted
+from semiseg.errors import SchemaError
+from semiseg.events import Emit, Event, Json
+from semiseg.learning.plan import Plan, make_plan
+from semiseg.learning.run import Budget, Run, RunSettings
+from semiseg.learning.scheme import Fold, Scheme, choose_scheme
+from semiseg.learning.scoring import Score, score
+from semiseg.learning.speed import voxels_per_s
+from semiseg.learning.survey import CaseFacts, Survey
+from semiseg.methods.base import method_class
+from semiseg.study.storage import make_folder, read_json, write_json_atomic
+from semiseg.study.study import Study
+
+_EXTRA_SHARE = 1 / 3
+_HIDDEN_UNTIL = 0.6
+_SCORED_AT = (0.25, 0.5, 0.75, 1.0)
+_SCORING_SHARE = 0.04
+_SAVING_S = 1.0
+_NOTHING_HIDDEN: frozenset[Line] = frozenset()
+
+
+class Session:
+    """What is decided once and kept in `folder`/run.json: plan, time spent, scores."""
+
+    def __init__(
+        self, study: Study, config: TrainConfig, found: Survey, folder: Path, emit: Emit
+    ) -> None:
+        self.study, self.config, self.found = study, config, found
+        self._folder, self._emit = folder, emit
+        self._method = method_class(config.method)
+        self._start = time.monotonic()
+        self._images: dict[str, TrainingCase] = {}
+        self.scheme: Scheme = choose_scheme(study, found, config)
+        self._record: dict[str, Any] = {"spent_s": 0.0, "plan": None, "folds": {}, "score": None}
+        make_folder(folder)
+        if self._file.exists():
+            self._resume()
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds spent on this training, those before a kill included."""
+        return float(self._record["spent_s"]) + time.monotonic() - self._start
+
+    @property
+    def score(self) -> Mapping[str, Json] | None:
+        """The validation's figures, as `Score.to_json` gives them."""
+        found: Mapping[str, Json] | None = self._record["score"]
+        return found
+
+    def prepare(self, device: torch.device, start_s: float) -> None:
+        """Decide on a plan, unless one was made before; time counts from clock `start_s` on."""
+        self._start = start_s
+        if self._record["plan"] is None:
+            self._record["plan"] = self._new_plan(device).to_json()
+            self._save()
+        self._say(_plan_words(self.plan, self.scheme), {"plan": self._record["plan"]})
+
+    @property
+    def plan(self) -> Plan:
+        """Spacing, patch, batch and network."""
+        return Plan.from_json(self._record["plan"])
+
+    def score_folds(self) -> None:
+        """The extra trainings of leave-one-out, each from the start."""
+        for number, fold in enumerate(self.scheme.folds):
+            if fold.name not in self._record["folds"]:
+                rows = self._score_fold(number, fold)
+                self._record["folds"][fold.name] = {case: dict(row) for case, row in rows.items()}
+                self._save()
+        if self.scheme.folds:
+            rows = {}
+            for kept in self._record["folds"].values():
+                rows |= {case: {int(i): v for i, v in row.items()} for case, row in kept.items()}
+            self._keep_score(Score(dice=rows), "train", step=0)
+
+    def final_run(self) -> Run:
+        """Train the model that is kept."""
+        hidden = self.scheme.hidden if self._record["score"] is None else {}
+        run = self._run("train", "final", self.config.seed, self._cases(hidden=hidden))
+        run.budget = self._final_budget(run)
+        if self.scheme.kind == "slices" and self._record["score"] is None:
+            run.train(until=_HIDDEN_UNTIL)
+            self._score_run(run, self._hidden_cases())
+            run.replace_cases(self._cases(hidden={}))
+        if self.scheme.kind == "split":
+            self._train_and_score(run)
+        else:
+            run.train()
+        return run
+
+    def _train_and_score(self, run: Run) -> None:
+        cases = [self._validation_case(facts) for facts in self.found.validation]
+        for point in _SCORED_AT:
+            if point <= self._record.get("scored_at", 0.0):
+                continue
+            cheap = self._record.get("score_s", 0.0) <= _SCORING_SHARE * (self._total_s or math.inf)
+            if point < 1.0 and not cheap:
+                continue
+            run.train(until=point)
+            self._score_run(run, cases)
+            self._record["scored_at"] = point
+            self._save()
+            run.budget = self._final_budget(run)
+
+    def _score_fold(self, number: int, fold: Fold) -> Mapping[str, Mapping[int, float]]:
+        share = _EXTRA_SHARE / len(self.scheme.folds)
+        steps = None if self.config.steps is None else math.ceil(self.config.steps * share)
+        seconds = None if self._total_s is None else self._total_s * share
+        cases = [case for case in self._cases(hidden={}) if case.id not in fold.left_out]
+        run = self._run("validate", f"fold{number}", self.config.seed, cases)
+        run.budget = Budget(seconds=seconds, steps=steps)
+        run.train()
+        truth = [self._truth(case_id, None) for case_id in sorted(fold.left_out)]
+        with run.learner.averaged() as method:
+            return score(method, run.plan, truth, self.found.classes).dice
+
+    def _score_run(self, run: Run, cases: Sequence[TrainingCase]) -> None:
+        start = time.monotonic()
+        with run.learner.averaged() as method:
+            found = score(method, run.plan, cases, self.found.classes)
+        self._record["score_s"] = time.monotonic() - start
+        run.note(validation_dice=found.mean)
+        self._keep_score(found, "train", step=run.learner.step)
+
+    def _keep_score(self, found: Score, phase: str, *, step: int) -> None:
+        self._record["score"] = {**found.to_json(), "step": step}
+        self._save()
+        figures: dict[str, Json] = {"validation_dice": found.mean, **found.to_json()}
+        message = "" if found.mean is None else f"validation Dice {found.mean:.3f}"
+        self._emit(Event(kind="progress", phase=phase, step=step, message=message, data=figures))
+
+    def _run(self, phase: str, name: str, seed: int, cases: Sequence[TrainingCase]) -> Run:
+        settings = RunSettings(
+            name=phase,
+            method=self.config.method,
+            learning_rate=self.config.learning_rate,
+            seed=seed,
+            checkpoint=self._folder / f"{name}.safetensors",
+            checkpoint_every_s=self.config.checkpoint_every_s,
+            checkpoint_every_steps=self.config.checkpoint_every_steps,
+        )
+        return Run(settings, self.plan, cases, self._emit, on_save=self._save)
+
+    @property
+    def _total_s(self) -> float | None:
+        return None if self.config.minutes is None else self.config.minutes * 60
+
+    def _final_budget(self, run: Run) -> Budget:
+        """What is left of the time, less what scoring and saving will take."""
+        if self._total_s is None:
+            return Budget(seconds=None, steps=self.config.steps)
+        after = _SAVING_S
+        if self.scheme.kind == "split" and self._record.get("scored_at", 0.0) < 1.0:
+            after += self._record.get("score_s", 0.02 * self._total_s)
+        left = self._total_s - self.spent_s - after
+        return Budget(seconds=max(run.elapsed_s + left, 1e-3), steps=self.config.steps)
+
+    def _new_plan(self, device: torch.device) -> Plan:
+        unlabelled = self._method.uses_unlabelled
+        plan = make_plan(self.found, self.config, device.type, uses_unlabelled=unlabelled)
+        if self.config.minutes is None:
+            return plan
+        speed = voxels_per_s(self.config.method, plan)
+        return make_plan(
+            self.found,
+            self.config,
+            device.type,
+            voxels_per_s=speed,
+            uses_unlabelled=unlabelled,
+        )
+
+    def _cases(self, *, hidden: Mapping[str, frozenset[Line]]) -> list[TrainingCase]:
+        """The training cases with what is known of them but for `hidden` slices."""
+        cases = []
+        for facts in self.found.train:
+            if facts.labelled or self._method.uses_unlabelled:
+                wanted = Wanted(
+                    classes=self.found.classes,
+                    use_propagated=self.config.use_propagated,
+                    hidden=hidden.get(facts.id, _NOTHING_HIDDEN),
+                )
+                cases.append(self._case(facts.id, wanted))
+        return cases
+
+    def _hidden_cases(self) -> list[TrainingCase]:
+        return [self._truth(case_id, lines) for case_id, lines in self.scheme.hidden.items()]
+
+    def _validation_case(self, facts: CaseFacts) -> TrainingCase:
+        return self._truth(facts.id, None)
+
+    def _truth(self, case_id: str, only: frozenset[Line] | None) -> TrainingCase:
+        """A case with what humans said of it."""
+        wanted = Wanted(classes=self.found.classes, use_propagated=False, only=only)
+        return self._case(case_id, wanted)
+
+    def _case(self, case_id: str, wanted: Wanted) -> TrainingCase:
+        """The image is read once; the label anew for each wish."""
+        seen = self._images.get(case_id)
+        if seen is None:
+            seen = load_training_case(
+                self.study, self.study.cases[case_id], self.plan.spacing_mm_zyx, wanted
+            )
+            self._images[case_id] = seen
+            return seen
+        return replace(seen, supervision=case_supervision(self.study, case_id, seen.image, wanted))
+
+    @property
+    def _file(self) -> Path:
+        return self._folder / "run.json"
+
+    def _resume(self) -> None:
+        try:
+            self._record |= cast("dict[str, Any]", read_json(self._file))
+        except SchemaError as error:
+            self._say(f"the unfinished training is not used: {error}", {})
+            for path in self._folder.glob("*.safetensors"):
+                path.unlink()
+
+    def _save(self) -> None:
+        write_json_atomic(self._file, {**self._record, "spent_s": self.spent_s})
+
+    def _say(self, message: str, data: dict[str, Json]) -> None:
+        self._emit(Event(kind="progress", phase="prepare", message=message, data=data))
+
+
+def _plan_words(plan: Plan, scheme: Scheme) -> str:
+    spacing = " x ".join(f"{s:.2g}" for s in plan.spacing_mm_zyx)
+    patch = " x ".join(map(str, plan.patch_zyx))
+    return (
+        f"training at {spacing} mm on {plan.n_labelled} patches of {patch} voxels a step "
+        f"({plan.device}); validation: {scheme.text}"
+    )
