@@ -300,7 +300,7 @@ def test_propagate_hands_over_its_settings_and_tells_the_gate(
             "mr",
             block(),
             np.ones(GRID.shape_zyx, np.float32),
-            structure_ids=(1,),
+            structure_ids=(1, 2),
             gate=GateRecord(verdict="reject", score=0.1, reasons=("12 % folded",)),
             info={},
         )
@@ -323,7 +323,7 @@ def test_train_has_an_end_and_tells_the_model(
 ) -> None:
     configs = []
 
-    def train(study: Study, config: object, emit: Callable[[Event], None]) -> int:
+    def train(study: Study, config: object, emit: Callable[[Event], None], *, resume: bool) -> int:
         configs.append(config)
         emit(Event(kind="result", phase="train", step=1, total=1))
         return 7
@@ -443,7 +443,7 @@ def test_no_study_and_wrong_usage_are_told_apart(cli: Cli, tmp_path: Path) -> No
 def test_an_error_of_a_stage_keeps_its_sentence_and_code(
     cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def train(*given: object) -> int:
+    def train(*given: object, **more: object) -> int:
         raise NotEnoughLabelsError("no slice of liver is done; finish one")
 
     stage(monkeypatch, "trainer", train=train)
@@ -455,7 +455,7 @@ def test_an_error_of_a_stage_keeps_its_sentence_and_code(
 def test_ctrl_c_is_a_sentence_and_130(
     cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def train(*given: object) -> int:
+    def train(*given: object, **more: object) -> int:
         raise KeyboardInterrupt
 
     stage(monkeypatch, "trainer", train=train)
@@ -468,7 +468,7 @@ def test_ctrl_c_is_a_sentence_and_130(
 def test_a_defect_is_a_sentence_and_the_traceback_a_file(
     cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def train(*given: object) -> int:
+    def train(*given: object, **more: object) -> int:
         raise KeyError("wei[r]d")
 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

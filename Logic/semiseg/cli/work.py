@@ -104,6 +104,9 @@ def train(
     human_only: Annotated[
         bool, typer.Option("--human-only", help="Do not learn from propagated labels.")
     ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start over, also where a stopped run could go on.")
+    ] = False,
     device: DeviceName = "auto",
 ) -> None:
     """Learn a model from drawn and propagated labels.
@@ -134,7 +137,7 @@ def train(
     study = Study.open(folder)
     from semiseg.trainer import train as run
 
-    model_id = run(study, config, screen.emit)
+    model_id = run(study, config, screen.emit, resume=not fresh)
     screen.data(model=model_id)
     screen.say(f"made model {model_id} in {folder}")
     screen.next(f"semiseg predict {shell_path(folder)}")
