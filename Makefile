@@ -28,7 +28,7 @@ lint: bootstrap
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
-	.venv/bin/lint-imports
+	PYTHONPATH=SemiSegModule .venv/bin/lint-imports
 
 unit: bootstrap
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(PYTEST_WORKERS) --cov --cov-report=term:skip-covered --cov-report=xml
