@@ -1,0 +1,80 @@
+"""Networks are made from their description and fit images of any allowed size."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from semiseg.errors import ConfigError
+from semiseg.networks import NetworkSpec, build_network
+
+SMALL = NetworkSpec(n_classes=3, channels=(4, 6), strides=((1, 2, 2),), convolutions=(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("strides", "shape"),
+    [(((2, 2),), (8, 12)), (((1, 2, 2),), (5, 8, 12)), (((2, 2, 2),), (4, 8, 6))],
+)
+def test_logits_have_the_size_of_the_image(strides: Any, shape: tuple[int, ...]) -> None:
+    spec = NetworkSpec(n_classes=3, channels=(4, 6), strides=strides, convolutions=(1, 2))
+    network = build_network(spec)
+    image = torch.randn(2, 1, *shape)
+    assert network(image).shape == (2, 3, *shape)
+    assert network.features(image).shape == (2, 4, *shape)
+    assert spec.dims == len(shape)
+
+
+def test_multiple_is_the_product_of_the_strides() -> None:
+    spec = NetworkSpec(
+        n_classes=2, channels=(4, 4, 4), strides=((1, 2, 2), (2, 2, 2)), convolutions=(1, 1, 1)
+    )
+    assert spec.multiple == (2, 4, 4)
+
+
+def test_gradient_reaches_every_parameter() -> None:
+    network = build_network(SMALL)
+    network(torch.randn(2, 1, 4, 8, 8)).square().mean().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_same_seed_gives_the_same_weights() -> None:
+    torch.manual_seed(3)
+    one = build_network(SMALL).state_dict()
+    torch.manual_seed(3)
+    other = build_network(SMALL).state_dict()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_constant_image_gives_finite_logits() -> None:
+    assert torch.isfinite(build_network(SMALL)(torch.zeros(1, 1, 4, 8, 8))).all()
+
+
+def test_description_survives_json() -> None:
+    assert NetworkSpec.from_json(json.loads(json.dumps(SMALL.to_json()))) == SMALL
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "tree"}, "kind"),
+        ({"n_classes": 1}, "2 classes"),
+        ({"strides": ()}, "strides"),
+        ({"convolutions": (1,)}, "convolutions"),
+        ({"strides": ((2, 2, 2, 2),)}, "2 or of 3"),
+        ({"channels": (0, 4)}, "at least 1"),
+    ],
+)
+def test_wrong_descriptions_are_refused(change: dict[str, Any], message: str) -> None:
+    values = {**SMALL.to_json(), **change}
+    with pytest.raises(ConfigError, match=message):
+        NetworkSpec.from_json(values)
+
+
+def test_unknown_settings_are_refused() -> None:
+    with pytest.raises(ConfigError, match="not a network"):
+        NetworkSpec.from_json({**SMALL.to_json(), "colour": 3})
