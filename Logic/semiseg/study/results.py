@@ -14,7 +14,13 @@ from semiseg.study.fields import Fields
 from semiseg.study.journal import utc_now
 from semiseg.study.migrate import SCHEMA, schema_of
 from semiseg.study.opening import label_problem
-from semiseg.study.storage import draft_folder, make_folder, read_json, write_json_atomic
+from semiseg.study.storage import (
+    draft_folder,
+    make_folder,
+    read_json,
+    sync_tree,
+    write_json_atomic,
+)
 from semiseg.study.versions import (
     publish_version,
     read_manifest,
@@ -59,6 +65,7 @@ class Results(StudyCore):
         """
         with draft_folder(self._models, "model") as draft:
             write(draft)
+            sync_tree(draft)
             if not (draft / "model.json").exists():
                 write_json_atomic(draft / "model.json", info)
             write_manifest(draft, info)

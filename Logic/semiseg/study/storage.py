@@ -152,9 +152,9 @@ def draft_folder(parent: Path, name: str) -> Iterator[Path]:
 
 
 def publish_folder(draft: Path, target: Path) -> None:
-    """Gives a filled draft its name; on the disk when this returns."""
+    """Gives a draft, whose files are on the disk, its name; so is that when this returns."""
     with on_disk("save", target):
-        sync_tree(draft)
+        sync_folder(draft)
         draft.rename(target)
         sync_folder(target.parent)
 
