@@ -26,43 +26,53 @@ _FACTS = (
     "batch_size",
     "learning_rate",
 )
-_VALIDATIONS = {
-    "split": "on cases set aside for validation, by patient, which teach nothing",
-    "leave_one_out": "by leaving one case out at a time",
-    "slices": "on done slices that were held back from learning (there is no spare case)",
-    "none": "not at all: nothing was left to validate on",
+_KINDS = {
+    "split": "on scans set aside for it",
+    "leave_one_out": "by leaving patients out in turn",
+    "slices": "on slices that were held back",
+    "none": "not at all",
 }
 Values = Mapping[str, Json]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelReport:
-    """One model; `facts` are (name, value) pairs in words."""
+    """One model; `facts` are (name, value) pairs in words, `validation` says how it was scored.
+
+    `structures` are (name, validation Dice).
+    """
 
     number: int
     name: str
     facts: tuple[tuple[str, str], ...]
     charts: tuple[Chart, ...]
     validation: str
-    best_dice: float | None
+    dice: float | None
+    structures: tuple[tuple[str, float], ...] = ()
     complaint: str = ""
 
 
-def report_model(record: ModelRecord) -> ModelReport:
-    """What model.json tells of one model; unknown or absent fields are left out."""
+def report_model(record: ModelRecord, names: Mapping[int, str]) -> ModelReport:
+    """What model.json tells of one model; unknown or absent fields are left out.
+
+    `names` are the structures by id.
+    """
     try:
         values = read_json(record.folder / "model.json")
         complaint = ""
     except SemiSegError as error:
         values, complaint = dict(record.info), f"Its description cannot be read: {error}"
     history = [entry for entry in _list(values.get("history")) if isinstance(entry, Mapping)]
+    validation = values.get("validation")
+    details = validation if isinstance(validation, Mapping) else {}
     return ModelReport(
         number=record.id,
         name=record.name,
         facts=tuple(_facts(values)),
         charts=tuple(learning_charts(history)),
-        validation=_validation(values.get("validation")),
-        best_dice=_best(history, values.get("validation")),
+        validation=_how(validation),
+        dice=_number(details.get("dice")),
+        structures=tuple(_named(details.get("structures"), names)),
         complaint=complaint,
     )
 
@@ -75,7 +85,7 @@ def learning_charts(history: Sequence[Values]) -> list[Chart]:
         for name, value in _flat(entry).items():
             curves.setdefault(name, []).append((x, value))
     losses = {name: points for name, points in curves.items() if "loss" in name}
-    scores = {name: points for name, points in curves.items() if "dice" in name}
+    scores = {name: points for name, points in curves.items() if name.endswith("dice")}
     charts = (
         line_chart("Loss", "steps", _plain_names(losses)),
         line_chart("Validation Dice", "steps", _plain_names(scores), y_top=1.0),
@@ -107,22 +117,23 @@ def _words(name: str) -> str:
     )
 
 
-def _validation(value: Json) -> str:
-    if isinstance(value, Mapping):
-        kind = str(value.get("kind", value.get("how", "")))
-        rest = {name: item for name, item in value.items() if name not in ("kind", "how")}
-        return ", ".join(part for part in (_VALIDATIONS.get(kind, kind), in_words(rest)) if part)
-    return _VALIDATIONS.get(str(value), str(value)) if value else ""
+def _how(validation: Json) -> str:
+    """How the model was scored while learning, as its maker says it."""
+    if not isinstance(validation, Mapping):
+        return _KINDS.get(str(validation), str(validation)) if validation else ""
+    kind = str(validation.get("kind") or "")
+    return str(validation.get("text") or _KINDS.get(kind, kind)).rstrip(".")
 
 
-def _best(history: Sequence[Values], validation: Json) -> float | None:
-    if isinstance(validation, Mapping):
-        for name in ("best_dice", "dice"):
-            value = validation.get(name)
-            if _is_number(value):
-                return float(value)
-    scores = [value for entry in history for name, value in _flat(entry).items() if "dice" in name]
-    return max(scores, default=None)
+def _named(value: Json, names: Mapping[int, str]) -> list[tuple[str, float]]:
+    """Dice by the structures' names, of an object with their ids as keys."""
+    if not isinstance(value, Mapping):
+        return []
+    return [
+        (names.get(int(key), key) if key.isdecimal() else key, float(dice))
+        for key, dice in value.items()
+        if _is_number(dice)
+    ]
 
 
 def _flat(entry: Values, lead: str = "") -> dict[str, float]:
@@ -134,6 +145,10 @@ def _flat(entry: Values, lead: str = "") -> dict[str, float]:
         elif _is_number(value) and name not in _NOT_CURVES:
             found[f"{lead}{name}"] = float(value)
     return found
+
+
+def _number(value: Json) -> float | None:
+    return float(value) if _is_number(value) else None
 
 
 def _is_number(value: Json) -> TypeGuard[int | float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -64,8 +64,9 @@ def write_report(study: Study, emit: Emit = ignore, *, path: Path | None = None)
     never overwritten) or the disk refuses. What cannot be read of the study is said in the page.
     """
     progress = Progress(emit, "report", len(study.cases) + 1)
-    cases = _cases(study, progress)
-    page = _page(study, cases)
+    scrub = Scrubber(study.folder, (case.image.absolute for case in study.cases.values()))
+    cases = _cases(study, scrub, progress)
+    page = _page(study, scrub, cases)
     progress.update(len(cases), "writing the page")
     target = _save(_render(page).encode("utf-8"), path, study)
     progress.update(len(cases) + 1)
@@ -77,24 +78,26 @@ def write_report(study: Study, emit: Emit = ignore, *, path: Path | None = None)
     return target
 
 
-def _cases(study: Study, progress: Progress) -> list[CaseReport]:
+def _cases(study: Study, scrub: Scrubber, progress: Progress) -> list[CaseReport]:
     segments = distinct_segments(study.protocol.segments())
     found = []
     for number, case in enumerate(study.cases.values()):
         progress.update(number, f"drawing {case.id}")
-        found.append(report_case(study, case, segments, number + 1))
+        report = report_case(study, case, segments, number + 1)
+        found.append(replace(report, complaints=tuple(map(scrub, report.complaints))))
     return found
 
 
-def _page(study: Study, cases: Sequence[CaseReport]) -> Page:
-    scrub = Scrubber(study.folder, (case.case.image.absolute for case in cases))
+def _page(study: Study, scrub: Scrubber, cases: Sequence[CaseReport]) -> Page:
     evaluations = [
         evaluation_table(found.rows, found.settings, number=found.id, date=found.created[:10])
         for found in study.evaluations()
     ]
     newest = newest_per_subject(evaluations)
-    models = [report_model(record) for record in study.models()]
     structures = study.protocol.structures
+    names = {structure.id: structure.name for structure in structures}
+    models = [report_model(record, names) for record in study.models()]
+    models = [replace(model, complaint=scrub(model.complaint)) for model in models]
     origin = provenance(study, scrub)
     return Page(
         study=study,

@@ -122,9 +122,9 @@ def _quality(
             was = "was" if newest.missed == 1 else "were"
             text += f" {count(newest.missed, 'structure')} {was} missed."
         return text
-    if models and models[-1].best_dice is not None:
+    if models and models[-1].dice is not None:
         return (
-            f"In validation the newest model reached a Dice of {models[-1].best_dice:.2f}; nothing "
+            f"In validation the newest model reached a Dice of {models[-1].dice:.2f}; nothing "
             "has been compared with a reference."
         )
     return "How good the segmentations are has not been measured yet." if segmented else ""
