@@ -1,0 +1,269 @@
+"""Batches depend on seed and step alone, and show what is known where it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from semiseg.data.cases import TrainingCase
+from semiseg.data.greys import GreyRange, change_greys, draw_knots, remap
+from semiseg.data.sampler import Sampler, SamplerSettings
+from semiseg.data.spatial import Source, SpatialRange, Warp, draw_warp
+from semiseg.data.supervision import Supervision
+from semiseg.data.training_grid import TrainingImage, from_training_grid, to_training_grid
+from semiseg.errors import NotEnoughLabelsError
+from semiseg.images.grid import Grid, canonical
+from semiseg.images.reading import Image
+
+CPU = torch.device("cpu")
+GRID = Grid(size_xyz=(20, 18, 14), spacing_mm_xyz=(2.0, 2.0, 3.0))
+PLAIN = SamplerSettings(
+    patch_zyx=(8, 8, 8),
+    n_labelled=2,
+    n_unlabelled=1,
+    n_classes=3,
+    spacing_mm_zyx=(3.0, 2.0, 2.0),
+    spatial=None,
+    greys=None,
+)
+CHANGED = replace(PLAIN, spatial=SpatialRange(mirror=(2,)), greys=GreyRange())
+
+
+def case(
+    name: str, modality: str = "CT", *, labelled: bool = True, by_human: bool = True
+) -> TrainingCase:
+    """A case whose grey values say where each voxel lies; slices 4 to 7 are known."""
+    shape = GRID.shape_zyx
+    array = (np.arange(np.prod(shape)) / np.prod(shape) * 2 - 1).reshape(shape).astype(np.float32)
+    label = np.zeros(shape, np.int16)
+    label[4:8, 3:8, 3:8], label[4:8, 10:15, 12:17] = 1, 2
+    known = np.zeros(shape, np.int32)
+    known[4:8] = 1
+    supervision = Supervision(
+        label=label,
+        valid=(known > 0).astype(np.float32),
+        origin=np.full(shape, 1 if by_human else 2, np.uint8),
+        pattern=known,
+        patterns=np.array([[False] * 3, [True] * 3]),
+    )
+    return TrainingCase(
+        id=name,
+        patient=name,
+        modality=modality,  # type: ignore[arg-type]
+        image=TrainingImage(array=array, grid=GRID, orientation=canonical(GRID)),
+        supervision=supervision if labelled else None,
+    )
+
+
+CASES = [case("a"), case("b", "MR"), case("c", labelled=False)]
+
+
+@pytest.mark.parametrize("settings", [PLAIN, CHANGED])
+def test_a_batch_is_a_function_of_seed_and_step(settings: SamplerSettings) -> None:
+    one, other = (Sampler(CASES, settings, CPU) for _ in range(2))
+    one.batch(3)
+    for step in (7, 2):
+        left, right = one.batch(step), other.batch(step)
+        for name in ("image", "label", "valid", "known", "origin", "modality"):
+            assert torch.equal(getattr(left, name), getattr(right, name))
+        assert left.case == right.case
+    assert not torch.equal(one.batch(1).image, one.batch(2).image)
+    reseeded = Sampler(CASES, replace(settings, seed=1), CPU)
+    assert not torch.equal(one.batch(1).image, reseeded.batch(1).image)
+
+
+def test_batches_have_the_promised_shapes_and_types() -> None:
+    batch = Sampler(CASES, CHANGED, CPU).batch(0)
+    assert batch.size == 3
+    assert batch.image.shape == (3, 1, 8, 8, 8)
+    assert batch.label.shape == batch.valid.shape == batch.origin.shape == (3, 8, 8, 8)
+    assert batch.known.shape == (3, 3, 8, 8, 8)
+    assert batch.label.dtype == torch.int64
+    assert batch.known.dtype == torch.bool
+    assert batch.n_labelled == 2
+    assert batch.to(CPU).image.dtype == torch.float32
+
+
+def test_labelled_samples_hold_a_known_voxel_and_unlabelled_ones_none() -> None:
+    sampler = Sampler(CASES, PLAIN, CPU)
+    for step in range(20):
+        batch = sampler.batch(step)
+        assert (batch.valid[:2].flatten(1).sum(1) > 0).all()
+        assert not batch.valid[2].any()
+        assert not batch.known[2].any()
+        assert not batch.label[2].any()
+
+
+def test_all_classes_modalities_and_cases_come_up() -> None:
+    sampler = Sampler(CASES, PLAIN, CPU)
+    batches = [sampler.batch(step) for step in range(40)]
+    assert {name for batch in batches for name in batch.case[:2]} == {"a", "b"}
+    assert {name for batch in batches for name in batch.case[2:]} == {"a", "b", "c"}
+    for channel in (1, 2):
+        share = np.mean(
+            [bool((sample == channel).any()) for b in batches for sample in b.label[:2]]
+        )
+        assert share > 0.3
+
+
+def test_a_lone_human_label_is_seen_as_often_as_many_propagated_ones() -> None:
+    cases = [case("human"), *(case(f"p{i}", by_human=False) for i in range(9))]
+    sampler = Sampler(cases, replace(PLAIN, n_unlabelled=0), CPU)
+    names = [name for step in range(60) for name in sampler.batch(step).case]
+    assert 0.35 < names.count("human") / len(names) < 0.65
+
+
+def test_plain_patches_are_cut_without_interpolation_and_match_their_labels() -> None:
+    batch = Sampler([case("a")], PLAIN, CPU).batch(5)
+    whole = case("a")
+    assert whole.supervision is not None
+    place = torch.round((batch.image[0, 0] + 1) / 2 * whole.image.array.size).long().numpy()
+    assert np.array_equal(batch.label[0].numpy(), whole.supervision.label.ravel()[place])
+
+
+def test_patches_larger_than_the_image_are_filled_and_unknown_outside() -> None:
+    settings = replace(PLAIN, patch_zyx=(24, 24, 24), n_unlabelled=0)
+    batch = Sampler([case("a")], settings, CPU).batch(0)
+    outside = batch.image[0, 0] == -1
+    assert outside.float().mean() > 0.5
+    assert not batch.valid[0][outside].any()
+    assert (batch.label[0] > 0).sum() == 4 * 25 * 2
+
+
+def test_classes_seen_only_as_background_are_sampled_too() -> None:
+    empty = case("a")
+    assert empty.supervision is not None
+    nothing = replace(empty.supervision, label=np.zeros_like(empty.supervision.label))
+    batch = Sampler([replace(empty, supervision=nothing)], PLAIN, CPU).batch(0)
+    assert batch.valid[:2].any()
+
+
+def test_without_any_label_the_user_is_told_what_to_do() -> None:
+    with pytest.raises(NotEnoughLabelsError, match="mark them as done"):
+        Sampler([case("c", labelled=False)], PLAIN, CPU)
+
+
+def test_large_known_regions_are_thinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("semiseg.data.sampler._MAX_CENTRES", 10)
+    assert Sampler(CASES, PLAIN, CPU).batch(0).valid[:2].any()
+
+
+def test_warp_without_limits_is_a_plain_cut() -> None:
+    warp = draw_warp(np.random.default_rng(0), np.zeros(3), (3.0, 1.0, 1.0), None)
+    assert np.array_equal(warp.matrix, np.eye(3))
+    assert warp.bend is None
+
+
+def test_rotation_is_rigid_in_millimetres() -> None:
+    limits = SpatialRange(
+        log_scale=0.0, log_stretch=0.0, bend_chance=0.0, rotation_deg_zyx=(30.0,) * 3
+    )
+    spacing = np.array([4.0, 1.0, 1.5])
+    warp = draw_warp(np.random.default_rng(1), np.zeros(3), (4.0, 1.0, 1.5), limits)
+    in_mm = spacing[:, None] * warp.matrix / spacing
+    assert np.allclose(in_mm @ in_mm.T, np.eye(3))
+    assert np.linalg.det(in_mm) == pytest.approx(1)
+    assert not np.allclose(in_mm, np.eye(3), atol=0.01)
+
+
+def test_left_and_right_are_not_mirrored_unless_asked() -> None:
+    draws = [
+        np.linalg.det(draw_warp(np.random.default_rng(i), np.zeros(3), (1.0,) * 3, limits).matrix)
+        for i in range(12)
+        for limits in (SpatialRange(),)
+    ]
+    assert min(draws) > 0
+    mirrored = [
+        np.linalg.det(
+            draw_warp(
+                np.random.default_rng(i), np.zeros(3), (1.0,) * 3, SpatialRange(mirror=(2,))
+            ).matrix
+        )
+        for i in range(12)
+    ]
+    assert min(mirrored) < 0 < max(mirrored)
+
+
+def test_image_and_label_move_together() -> None:
+    ball = torch.zeros(16, 16, 16)
+    ball[5:11, 5:11, 5:11] = 1
+    source = Source(ball, 0.0, {"label": ball.to(torch.int16)})
+    for seed in range(5):
+        warp = draw_warp(np.random.default_rng(seed), np.full(3, 7.5), (1.0,) * 3, SpatialRange())
+        image, maps, _ = source.cut(warp, (16, 16, 16))
+        assert ((image > 0.5) == (maps["label"] == 1)).float().mean() > 0.97
+
+
+def test_voxels_beyond_the_edge_are_marked() -> None:
+    source = Source(torch.zeros(4, 4, 4), -1.0, {})
+    image, _, inside = source.cut(Warp(centre=np.zeros(3), matrix=np.eye(3), bend=None), (3, 3, 3))
+    assert inside.sum() == 8
+    assert (image[~inside] == -1).all()
+
+
+def test_monotone_remaps_keep_the_order_of_greys_and_inverted_ones_turn_it() -> None:
+    greys = torch.linspace(-1, 1, 50)
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        up = remap(greys, torch.from_numpy(draw_knots(rng, inverted=False)))
+        down = remap(greys, torch.from_numpy(draw_knots(rng, inverted=True)))
+        assert (up.diff() >= 0).all()
+        assert (down.diff() <= 0).all()
+        assert up[[0, -1]].tolist() == pytest.approx([-1, 1], abs=1e-5)
+
+
+def test_straight_knots_change_nothing() -> None:
+    greys = torch.rand(4, 4, 4) * 2 - 1
+    assert torch.allclose(remap(greys, torch.linspace(-1, 1, 9)), greys, atol=1e-6)
+
+
+def test_no_chance_means_no_change() -> None:
+    never = GreyRange(
+        remap_chance=0,
+        bias_chance=0,
+        contrast_chance=0,
+        gamma_chance=0,
+        blur_chance=0,
+        noise_chance=0,
+    )
+    image = torch.rand(6, 6, 6)
+    generator = torch.Generator().manual_seed(0)
+    assert torch.equal(change_greys(image, np.random.default_rng(0), generator, never), image)
+
+
+def test_grey_changes_stay_finite_and_keep_the_shape() -> None:
+    always = GreyRange(
+        remap_chance=1,
+        inversion_chance=0.5,
+        bias_chance=1,
+        contrast_chance=1,
+        gamma_chance=1,
+        blur_chance=1,
+        noise_chance=1,
+    )
+    for seed in range(10):
+        generator = torch.Generator().manual_seed(seed)
+        image = torch.rand(5, 6, 7) * 2.4 - 1.2
+        changed = change_greys(image, np.random.default_rng(seed), generator, always)
+        assert changed.shape == image.shape
+        assert torch.isfinite(changed).all()
+        assert changed.std() > 0
+
+
+def test_training_grid_keeps_the_extent_and_leads_back() -> None:
+    direction = (0.0, 0, 1, 1, 0, 0, 0, -1, 0)
+    grid = Grid(size_xyz=(20, 16, 12), spacing_mm_xyz=(1.0, 2.0, 3.0), direction=direction)
+    z, y, x = np.mgrid[:12, :16, :20]
+    image = Image(array=(z + 2.0 * y - 0.5 * x).astype(np.float32), grid=grid)
+    ready = to_training_grid(image, "MR", (2.0, 2.0, 2.0))
+    before = np.multiply(ready.orientation.grid.size_xyz, ready.orientation.grid.spacing_mm_xyz)
+    after = np.multiply(ready.grid.size_xyz, ready.grid.spacing_mm_xyz)
+    assert np.allclose(before, after)
+    assert ready.fill == ready.array.min() >= -1
+    back = from_training_grid(ready.array, ready.orientation)
+    assert back.shape == grid.shape_zyx
+    inner = (slice(2, -2),) * 3
+    assert np.corrcoef(back[inner].ravel(), image.array[inner].ravel())[0, 1] > 0.98
