@@ -9,6 +9,8 @@ from semiseg.errors import DeviceError
 from semiseg.events import Emit, Event, ignore
 from semiseg.resources import usable_threads
 
+_MEMORY_SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+
 
 def set_threads(n: int | None = None) -> int:
     """Let torch use `n` threads, by default all usable ones; the number set."""
@@ -41,9 +43,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and (
-        "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
-    )
+    return isinstance(error, RuntimeError) and any(sign in text for sign in _MEMORY_SIGNS)
 
 
 def release_memory(device: torch.device) -> None:
