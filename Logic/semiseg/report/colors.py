@@ -86,7 +86,7 @@ def _candidates() -> list[Color]:
         for saturation in (0.9, 0.6, 0.35)
         for value in (1.0, 0.85)
     ]
-    return [color for color in every if _oklab(color)[0] >= 0.62]
+    return [color for color in every if _oklab(color)[0] >= 0.68]
 
 
 def _nearest(color: Color, others: Sequence[Color]) -> float:
