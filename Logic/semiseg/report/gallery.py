@@ -160,8 +160,11 @@ def best_index(label: NDArray[np.uint16], axis: int) -> int:
     if not flat.size:
         return int(label.shape[axis]) // 2
     position = _coordinate(flat, label.shape, axis)
-    ids, number = np.unique(label.ravel()[flat], return_inverse=True)
-    joint = position * len(ids) + number
+    values = label.ravel()[flat]
+    ids = np.flatnonzero(np.bincount(values))
+    number = np.zeros(int(ids[-1]) + 1, np.intp)
+    number[ids] = np.arange(len(ids))
+    joint = position * len(ids) + number[values]
     areas = np.bincount(joint, minlength=label.shape[axis] * len(ids)).reshape(-1, len(ids))
     score = (areas / areas.max(axis=0)).sum(axis=1)
     best = np.flatnonzero(score >= score.max() - 1e-9)
