@@ -31,12 +31,12 @@ def test_a_log_gets_few_lines() -> None:
     lines = Lines(text, interval_s=15, clock=lambda: now[0])
     for step in range(11):
         now[0] += 4
-        lines.show(progress(step, data={"seconds_left": 75.0}))
+        lines.show(progress(step, data={"seconds_left": 75.0, "loss": 0.5}))
     lines.show(progress(10))
     lines.clear()
     printed = text.getvalue().splitlines()
     assert len(printed) == 4
-    assert printed[0] == "train: 0/10, 1 min 15 s left"
+    assert printed[0] == "train: 0/10, 1 min 15 s left, loss 0.5"
     assert printed[-1].startswith("train: 10/10")
 
 
@@ -193,7 +193,7 @@ def test_score_tables_have_means_and_leave_out_what_does_not_apply() -> None:
     rows = [row("ct", "liver", 0.8), row("ct", "spleen", None, "absent"), row("mr", "liver", 0.5)]
     lines = score_rows(rows)  # type: ignore[arg-type]
     assert lines[1][2:] == ("-", "-", "-", "1.0", "2.0", "absent")
-    assert lines[3][:4] == ("ct", "mean", "0.800", "2.0")
+    assert lines[2][:4] == ("ct", "mean", "0.800", "2.0")
     both = loop_rows([row("ct", "liver", 0.6)], rows)  # type: ignore[arg-type, list-item]
     assert both[0] == ("ct", "liver", "0.600", "0.800", "2.0", "2.0")
     assert both[-1][:4] == ("mr", "mean", "-", "0.500")

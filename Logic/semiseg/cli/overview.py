@@ -82,7 +82,7 @@ def model_rows(study: Study) -> list[Row]:
             {
                 "model": str(model.id),
                 "method": _text(info.get("method")),
-                "made": _text(info.get("created")),
+                "made": model.created,
                 "steps": _text(info.get("steps")),
                 "validation_dice": _text(score),
             }

@@ -42,7 +42,7 @@ class Bars:
             total=event.total or None,
             count=count(event),
             left=time_left(event),
-            message=event.message[:60],
+            message=figures(event) or event.message[:60],
         )
 
     def clear(self) -> None:
@@ -75,7 +75,7 @@ class Lines:
             self._last[phase] = now
             if ends:
                 self._ended.add(phase)
-            parts = (count(event), time_left(event), event.message)
+            parts = (count(event), time_left(event), figures(event), event.message)
             self._stream.write(f"{phase}: {', '.join(filter(None, parts)) or 'started'}\n")
             self._stream.flush()
 
@@ -94,6 +94,15 @@ def time_left(event: Event) -> str:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds <= 0:
         return ""
     return f"{duration(float(seconds))} left"
+
+
+def figures(event: Event) -> str:
+    """`loss 0.312, validation Dice 0.81`, as far as the event has them."""
+    names = {"loss": "loss", "validation_dice": "validation Dice"}
+    found = {words: event.data.get(key) for key, words in names.items()}
+    return ", ".join(
+        f"{words} {value:.3g}" for words, value in found.items() if isinstance(value, int | float)
+    )
 
 
 def duration(seconds: float) -> str:

@@ -15,25 +15,27 @@ def score_columns() -> tuple[str, ...]:
 
 
 def score_rows(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """One line per case and structure, then the mean of each case."""
-    lines: list[tuple[str, ...]] = [
-        (
-            str(row["case"]),
-            str(row["structure"]),
-            number(row["dice"], 3),
-            number(row["hd95_mm"], 1),
-            number(row["assd_mm"], 1),
-            number(row["volume_ml"], 1),
-            number(row["reference_ml"], 1),
-            "" if row["state"] == "compared" else str(row["state"]),
-        )
-        for row in rows
-    ]
+    """One line per structure of each case, then the case's mean."""
+    lines: list[tuple[str, ...]] = []
     for case in dict.fromkeys(str(row["case"]) for row in rows):
         mine = [row for row in rows if row["case"] == case]
+        lines += [_score_row(row) for row in mine]
         dice, hd95 = mean(mine, "dice"), mean(mine, "hd95_mm")
         lines.append((case, "mean", number(dice, 3), number(hd95, 1), "", "", "", ""))
     return lines
+
+
+def _score_row(row: Row) -> tuple[str, ...]:
+    return (
+        str(row["case"]),
+        str(row["structure"]),
+        number(row["dice"], 3),
+        number(row["hd95_mm"], 1),
+        number(row["assd_mm"], 1),
+        number(row["volume_ml"], 1),
+        number(row["reference_ml"], 1),
+        "" if row["state"] == "compared" else str(row["state"]),
+    )
 
 
 def loop_columns() -> tuple[str, ...]:

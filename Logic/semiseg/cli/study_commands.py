@@ -115,7 +115,7 @@ def status(context: typer.Context, folder: StudyFolder) -> None:
     study = Study.open(folder)
     rows = case_rows(study)
     problems = problem_lines(study)
-    screen.say(f"{study.name}: {_listed(study.protocol)}; {len(study.models())} models")
+    screen.say(f"{study.name}: {_listed(study.protocol)}; {_models(study)}")
     columns = ("case", "modality", "split", "label", "slices done", "gate", "segmentation")
     screen.table("Cases", columns, [tuple(row.values()) for row in rows])
     screen.data(
@@ -147,8 +147,8 @@ def check(context: typer.Context, folder: StudyFolder) -> None:
     for problem in problems:
         screen.say(f"problem: {problem}")
     if problems:
-        raise StudyError(f"{len(problems)} problems in {folder}; the rest of the study is sound")
-    screen.say(f"{len(study.cases)} cases, {len(study.models())} models: all sound")
+        raise StudyError(f"problems in {folder}: {len(problems)}; the rest of the study is sound")
+    screen.say(f"{len(study.cases)} cases, {_models(study)}: all sound")
 
 
 @app.command()
@@ -294,6 +294,11 @@ def _changed(
 def _move(study: Study, cases: list[str], to: str) -> None:
     for case_id in cases:
         study.set_split(study.case(case_id).patient, cast("Split", to))
+
+
+def _models(study: Study) -> str:
+    count = len(study.models())
+    return f"{count} model{'' if count == 1 else 's'}"
 
 
 def _hex(color: tuple[int, int, int]) -> str:
