@@ -35,6 +35,12 @@ _GRID = Grid(
 _ACCEPT = GateRecord(verdict="accept", score=0.9, reasons=("good",))
 
 
+@pytest.fixture(autouse=True)
+def _quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting for the disk takes most of the time here, and only a power cut could tell."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
     """A study with the case "c" and the structures 1 liver and 2 spleen."""

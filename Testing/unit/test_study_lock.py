@@ -178,6 +178,28 @@ def test_a_disk_that_cannot_be_written_is_told(
         pass
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no flock")
+def test_two_that_judge_a_lock_do_so_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    handle = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with pytest.raises(StudyLockedError, match="being opened"), hold_lock(tmp_path, wait_s=0):
+        pass
+    os.close(handle)
+    with hold_lock(tmp_path, wait_s=0):
+        pass
+
+    def refuse(*args: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with hold_lock(tmp_path, wait_s=0):
+        pass
+
+
 def test_a_missing_folder_is_told(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="not there"), hold_lock(tmp_path / "no", wait_s=0):
         pass

@@ -74,21 +74,13 @@ class CaseWork(StudyCore):
         used; StudyError when the same image, or the id, is in the study already.
         """
         image_path = Path(image_path)
-        if modality is not None:
-            check_choice("modality", modality, MODALITIES)
         if split is not None:
             check_choice("split", split, SPLITS)
-        image = read_image(image_path)
-        reference = reference_to(image_path, self.folder)
+        draft = _describe(image_path, self.folder, modality)
         with self.writing():
-            self._require_new(reference)
+            self._require_new(draft.image)
             case_id = self._new_id(image_path, case_id, name)
-            draft = _describe(case_id, name or plain_name(image_path), image, reference)
-            if modality is not None:
-                draft = replace(
-                    draft, modality=modality, modality_confidence=1.0, modality_overridden=True
-                )
-            case = replace(draft, patient=patient or case_id)
+            case = replace(draft, id=case_id, name=name or draft.name, patient=patient or case_id)
             self._require_split(case.patient, split)
             case = self._write_case(case, image_path, copy=copy)
             self._list_case(case, split)
@@ -132,7 +124,7 @@ class CaseWork(StudyCore):
     def image(self, case_id: str) -> Image:
         """The case's image; StudyError when it is missing or no longer the file that was added."""
         case = self.case(case_id)
-        image = read_image(find_image(case, self.folder))
+        image = read_image(find_image(case, self.folder, self._verified))
         image.grid.require_same(case.grid, f"the image of {case_id}")
         return image
 
@@ -250,17 +242,21 @@ class CaseWork(StudyCore):
         return retired
 
 
-def _describe(case_id: str, name: str, image: Image, reference: ImageReference) -> Case:
+def _describe(path: Path, folder: Path, modality: Modality | None) -> Case:
+    """A case for the image at `path`, read and checked, still without an id and a patient."""
+    if modality is not None:
+        check_choice("modality", modality, MODALITIES)
+    image = read_image(path)
     guess = guess_modality(image)
     return Case(
-        id=case_id,
-        name=name,
-        patient=case_id,
-        modality=guess.modality,
-        modality_confidence=guess.confidence,
-        modality_overridden=False,
+        id="",
+        name=plain_name(path),
+        patient="",
+        modality=modality or guess.modality,
+        modality_confidence=1.0 if modality else guess.confidence,
+        modality_overridden=modality is not None,
         split="train",
-        image=reference,
+        image=reference_to(path, folder),
         grid=image.grid,
     )
 

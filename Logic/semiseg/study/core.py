@@ -18,6 +18,7 @@ from semiseg.study.labels import CaseFiles
 from semiseg.study.lock import hold_lock
 from semiseg.study.migrate import SCHEMA
 from semiseg.study.opening import CASE_NAME, load_case, open_folder, signature_of
+from semiseg.study.picture import FileState
 from semiseg.study.protocol import Protocol
 from semiseg.study.record import STUDY_NAME, StudyRecord, backup_of, save_record
 from semiseg.study.storage import make_folder, remove_leftovers, write_json_atomic
@@ -32,10 +33,10 @@ class StudyCore:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.journal = Journal(folder)
+        self.folder = folder.absolute()  # the working directory may change
+        self.journal = Journal(self.folder)
         self._later_problems: list[Problem] = []
-        self._verified: set[str] = set()
+        self._verified: set[tuple[Path, FileState]] = set()
         self.reload()
 
     @classmethod

@@ -81,20 +81,17 @@ class Labelling(StudyCore):
     ) -> int:
         """Keeps a human's label map (z, y, x) of protocol ids; returns the label's version.
 
-        Slices `indices` of `plane` are then done, and those of `empty` done and empty, for
-        `structure_ids` (all by default), which are also the structures that the map speaks of:
-        a voxel of theirs that a human drew before and that the map leaves empty is erased.
-        Programs' voxels outside of done slices stay where the map is empty. With
-        `base_version`, the version that the human started from, only what differs from it
-        counts as drawn or erased.
+        Slices `indices` of `plane` are then done, those of `empty` done and empty, for
+        `structure_ids` (default: all): a voxel of these that a human drew before and that is
+        now empty is erased. Programs' voxels outside of done slices stay where the map is
+        empty. With `base_version`, the version shown to the human, only changes count.
         """
         with self.writing():
             case = self.case(case_id)
             drawn = checked_map(array, case.grid, self.protocol.ids, f"the label of {case_id}")
             ids = self._spoken(structure_ids)
-            marks = self._marks(
-                case, plane, {SliceState.DONE: indices, SliceState.EMPTY: empty}, ids
-            )
+            said = {SliceState.DONE: indices, SliceState.EMPTY: empty}
+            marks = self._marks(case, plane, said, ids)
             shown = None if base_version is None else self._base(case, base_version)
             drawing = Drawing(array=drawn, spoken_ids=ids, marks=marks, shown=shown)
             told: dict[str, Json] = {"kind": "annotated", "author": author, "note": note}
@@ -140,12 +137,9 @@ class Labelling(StudyCore):
             case = self._fresh_case(case_id)
             ids = self.protocol.require_ids(structure_ids)
             what = f"the propagated label of {case_id}"
-            computed = Computed(
-                array=checked_map(array, case.grid, ids, what),
-                confidence=checked_weights(confidence, case.grid, f"the confidence of {what}"),
-                ids=ids,
-                origin=Origin.PROPAGATED,
-            )
+            found = checked_map(array, case.grid, ids, what)
+            weights = checked_weights(confidence, case.grid, f"the confidence of {what}")
+            computed = Computed(array=found, confidence=weights, ids=ids, origin=Origin.PROPAGATED)
             version = None
             if gate.verdict != "reject":
                 told = {**info, "kind": "propagated", "gate": gate.to_json()}

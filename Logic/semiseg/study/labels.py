@@ -16,7 +16,7 @@ from semiseg.images.reading import read_map, write_image
 from semiseg.study.case import CaseLabel, Origin, Prediction
 from semiseg.study.fields import Fields
 from semiseg.study.ledger import Ledger
-from semiseg.study.merge import count_voxels
+from semiseg.study.merge import count_voxels, present_ids
 from semiseg.study.storage import draft_folder, read_json, write_json_atomic
 from semiseg.study.versions import (
     Manifest,
@@ -184,7 +184,7 @@ def checked_map(
     if low < 0 or high > 65535:
         raise LabelError(f"{what} has values from {low} to {high}; ids lie between 0 and 65535")
     ids = array.astype(np.uint16, copy=False)
-    strange = [int(i) for i in np.flatnonzero(np.bincount(ids.ravel())) if i not in (0, *known_ids)]
+    strange = [i for i in present_ids(ids) if i not in known_ids]
     if strange:
         known = ", ".join(map(str, known_ids)) or "none: add structures to the protocol first"
         raise LabelError(
@@ -214,11 +214,16 @@ def _require_shape(array: NDArray[np.generic], grid: Grid, what: str) -> None:
 
 def _in_steps(weights: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Whole steps: far finer than what weights say, and quick and small to save."""
-    return np.rint(np.multiply(weights, _STEPS, dtype=np.float32)).astype(np.uint8)
+    steps = np.empty(weights.shape, np.uint8)
+    for into, part in zip(steps, weights, strict=True):  # by slice, to spare memory
+        into[...] = np.rint(part * np.float32(_STEPS))
+    return steps
 
 
 def _from_steps(steps: NDArray[np.generic]) -> NDArray[np.float32]:
-    return steps.astype(np.float32) / np.float32(_STEPS)
+    weights = steps.astype(np.float32)
+    weights /= np.float32(_STEPS)
+    return weights
 
 
 def _as_json(counts: Mapping[str, Mapping[str, int]]) -> dict[str, Json]:

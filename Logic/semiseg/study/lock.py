@@ -24,6 +24,7 @@ LOCK_NAME = "lock.json"
 FOREIGN_LOCK_S = 24 * 3600.0
 _HALF_WRITTEN_S = 5.0
 _POLL_S = 0.05
+_NO_FLOCK = (errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -96,12 +97,12 @@ def _take_file(folder: Path, hold: _Hold, deadline: float) -> bool:
     path, recovered = folder / LOCK_NAME, False
     hold.token = secrets.token_hex(8)
     while True:
-        with _serialised(folder):
+        with _serialised(folder) as ours:
             note = _read_note(path)
-            if note is not None and _is_stale(note):
+            if ours and note is not None and _is_stale(note):
                 recovered = _break(path, note) or recovered
                 note = None
-            if note is None and _create(path, hold.token):
+            if ours and note is None and _create(path, hold.token):
                 return recovered
         if time.monotonic() >= deadline:
             raise StudyLockedError(_sentence(path, note))
@@ -109,23 +110,29 @@ def _take_file(folder: Path, hold: _Hold, deadline: float) -> bool:
 
 
 @contextlib.contextmanager
-def _serialised(folder: Path) -> Iterator[None]:
-    """Lets one process of this computer at a time judge and take the lock.
+def _serialised(folder: Path) -> Iterator[bool]:
+    """Lets one process of this computer at a time judge and take the lock: True for that one.
 
     Two that both see a dead owner's lock could otherwise remove each other's new one. Where
     the file system has no such locks, the check in `_break` remains.
     """
     if sys.platform == "win32":  # pragma: no cover
-        yield
+        yield True
         return
     import fcntl  # noqa: PLC0415 - there is none on Windows
 
     with on_disk("open", folder):
         handle = os.open(folder, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        ours = True
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            ours = False
+        except OSError as error:
+            if error.errno not in _NO_FLOCK:
+                raise storage_error(error, "lock", folder) from error
+        yield ours
     finally:
         os.close(handle)
 

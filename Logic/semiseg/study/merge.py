@@ -111,9 +111,17 @@ def count_voxels(label: CaseLabel) -> dict[str, dict[str, int]]:
     """Drawn voxels per structure id, those of humans and those of programs apart."""
     human = _IS_PROTECTED[label.origin]
     return {
-        "human": _counts(label.array[human]),
-        "program": _counts(label.array[~human]),
+        "human": _counts(label.array, human),
+        "program": _counts(label.array, ~human),
     }
+
+
+def present_ids(array: Ids) -> tuple[int, ...]:
+    """The ids in `array` other than 0, rising."""
+    seen = np.zeros(_TABLE, np.bool_)
+    for values in array:
+        seen[values] = True
+    return tuple(int(i) for i in np.flatnonzero(seen) if i != 0)
 
 
 def seen_through(label: CaseLabel, grid: Grid, ids: tuple[int, ...]) -> CaseLabel:
@@ -194,6 +202,9 @@ def _table(ids: Iterable[int]) -> NDArray[np.bool_]:
     return table
 
 
-def _counts(values: Ids) -> dict[str, int]:
-    counts = np.bincount(values)
+def _counts(array: Ids, where: NDArray[np.bool_]) -> dict[str, int]:
+    counts = np.zeros(_TABLE, np.int64)
+    for values, wanted in zip(array, where, strict=True):  # by slice, to spare memory
+        found = np.bincount(values[wanted])
+        counts[: found.size] += found
     return {str(i): int(counts[i]) for i in np.flatnonzero(counts) if i != 0}

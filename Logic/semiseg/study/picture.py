@@ -79,16 +79,21 @@ def quick_problem(case: Case, folder: Path) -> Problem | None:
     return None
 
 
-def find_image(case: Case, folder: Path) -> Path:
+def find_image(case: Case, folder: Path, verified: set[tuple[Path, FileState]]) -> Path:
     """The file that was added as `case`; StudyError when it is missing or not the same.
 
-    Where size and time are as they were, the content is taken to be; else it is read.
+    Where size and time are as they were, the content is taken to be; else it is read, once:
+    `verified` remembers the files that were found to be the same.
     """
-    there = [path for path in places(case.image, folder) if file_state(path) is not None]
-    for path in there:
-        if _looks_same(case.image, path) or sha256_file(path) == case.image.sha256:
+    there = [(path, state) for path in places(case.image, folder) if (state := file_state(path))]
+    as_added = FileState(size_bytes=case.image.size_bytes, mtime_ns=case.image.mtime_ns)
+    for path, state in there:
+        if state == as_added or (path, state) in verified:
             return path
-    raise StudyError(str(_changed(case, there[0]) if there else _missing(case, folder)))
+        if sha256_file(path) == case.image.sha256:
+            verified.add((path, state))
+            return path
+    raise StudyError(str(_changed(case, there[0][0]) if there else _missing(case, folder)))
 
 
 def content_problem(case: Case, folder: Path) -> Problem | None:
@@ -153,11 +158,6 @@ _RELINK = (
     "put the original file back, or tell where it lies now (semiseg study relink). Its labels "
     "are kept and can be read"
 )
-
-
-def _looks_same(image: ImageReference, path: Path) -> bool:
-    state = file_state(path)
-    return state == FileState(size_bytes=image.size_bytes, mtime_ns=image.mtime_ns)
 
 
 def _missing(case: Case, folder: Path) -> Problem:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from semiseg.errors import ProtocolError, SchemaError
 from semiseg.events import Json
 from semiseg.images.labels import LabelMap, Segment
@@ -177,19 +179,13 @@ def parse_structures(text: str) -> Protocol:
 def structures_of_label(label: LabelMap) -> Protocol:
     """The protocol that a label file describes; values without a name become "structure N"."""
     named = {segment.id: segment for segment in label.segments}
-    values = {int(value) for value in _values(label)} | set(named)
+    values = {int(value) for value in np.unique(label.array)} | set(named)
     found = []
     for value in sorted(values - {0}):
         segment = named.get(value)
         structure = common_structure(segment.name if segment else f"structure {value}", value)
         found.append(replace(structure, color=segment.color) if segment else structure)
     return Protocol(tuple(found))
-
-
-def _values(label: LabelMap) -> Iterable[int]:
-    import numpy as np  # noqa: PLC0415
-
-    return (int(value) for value in np.flatnonzero(np.bincount(label.array.ravel())))
 
 
 def _require_unique(what: str, values: list[str]) -> None:
