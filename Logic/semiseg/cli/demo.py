@@ -49,13 +49,14 @@ def demo(
       semiseg demo
       semiseg demo --folder /tmp/try --minutes 1
     """
-    from semiseg.loop import fresh_folder, run_loop
-
     screen = screen_of(context)
     began = time.monotonic()
+    training = TrainConfig(minutes=minutes, steps=steps, seed=seed, device=cast("Device", device))
+    from semiseg.loop import fresh_folder, run_loop
+
     chosen = fresh_folder(folder)
     screen.say(f"making a study of the sample CT and MR in {chosen}")
-    config = _config(minutes, steps, seed, cast("Device", device))
+    config = _config(training)
     result = run_loop(chosen, _cases(), config, screen.emit)
     _show(screen, result, time.monotonic() - began)
 
@@ -77,7 +78,7 @@ def _cases() -> tuple[LoopCase, ...]:
     )
 
 
-def _config(minutes: float, steps: int | None, seed: int, device: Device) -> LoopConfig:
+def _config(training: TrainConfig) -> LoopConfig:
     from semiseg.loop import LoopConfig
     from semiseg.sample import ORIGIN, STRUCTURES
     from semiseg.study.protocol import Protocol, common_structure
@@ -85,9 +86,11 @@ def _config(minutes: float, steps: int | None, seed: int, device: Device) -> Loo
     return LoopConfig(
         name="SemiSeg demo",
         protocol=Protocol(tuple(common_structure(name, i) for i, name in STRUCTURES.items())),
-        propagation=PropagationConfig(registration=RegistrationConfig(seed=seed, device=device)),
-        training=TrainConfig(minutes=minutes, steps=steps, seed=seed, device=device),
-        prediction=PredictConfig(device=device),
+        propagation=PropagationConfig(
+            registration=RegistrationConfig(seed=training.seed, device=training.device)
+        ),
+        training=training,
+        prediction=PredictConfig(device=training.device),
         reference_note=f"automatic labels of TotalSegmentator ({ORIGIN}); not expert",
         copy_images=True,
     )
