@@ -94,7 +94,8 @@ def full(tmp_path: Path) -> Study:
             case_id, label, np.full(label.shape, 0.5), structure_ids=[1, 4], gate=gate, info={}
         )
     study.add_model(_write_weights, {"name": "first", **_description()})
-    study.predicted("ct_a", label, unsure, model_id=1, info={})
+    info = {"notes": ["smaller windows were used"], "seconds": 3.21, "device": "cpu"}
+    study.predicted("ct_a", label, unsure, model_id=1, info=info)
     study.predicted("ct_b", np.where(label == 4, 0, label), unsure, model_id=1, info={})
     study.add_evaluation(_rows(), {"what": "prediction", "policy": "Both empty: no score."})
     return study
@@ -108,8 +109,15 @@ def _description() -> dict[str, object]:
     history = [{"step": s, "seconds": s / 2, "loss": 2 / s} for s in range(1, 30)]
     history.append({"step": 30, "validation_dice": 0.5, "validation": {"structures": {"1": 0.5}}})
     text = "4 slices were held back at first"
-    validation = {"kind": "slices", "text": text, "dice": 0.61, "structures": {"1": 0.7, "4": 0.52}}
-    return {"method": "supervised", "seed": 3, "history": history, "validation": validation}
+    validation = {"kind": "slices", "how": text, "dice": 0.61, "structures": {"1": 0.7, "4": 0.52}}
+    return {
+        "method": "supervised",
+        "seed": 3,
+        "cases": {"ct_a": {"human": True, "propagated": True}, "ct_b": {}, "ct_c": "later"},
+        "settings": {"learning_rate": 0.001, "minutes": None},
+        "history": history,
+        "validation": validation,
+    }
 
 
 def _rows(note: str = "two readers in consensus.") -> list[dict[str, object]]:
@@ -188,10 +196,27 @@ def test_a_full_study_tells_everything(full):
         "seed",
         "SHA-256",
         "annotated",
+        "ct_a (drawn and propagated), ct_b, ct_c",
+        "learning rate 0.001, minutes not set",
+        "smaller windows were used. Segmented in 3.21 s on cpu.",
+        "Mean Dice 0.61",
     ):
         assert words in page.text, words
     for case in full.cases.values():
         assert case.image.sha256 in page.text
+
+
+def test_validation_without_details_is_taken_as_it_is(tmp_path):
+    study = _study(tmp_path)
+    study.add_model(_write_weights, {"validation": {"kind": "slices", "structures": {"x": 0.5}}})
+    study.add_model(_write_weights, {"validation": "none", "history": [1, {"step": 1}]})
+    study.add_model(_write_weights, {})
+    page = _Page(write_report(study))
+    assert "No learning history was kept" in page.text
+    for validation in ({"kind": "slices", "structures": {"x": 0.5}}, "none"):
+        study.add_model(_write_weights, {"validation": validation})
+        page = _Page(write_report(study))
+        assert "How it was validated: " in page.text
 
 
 def test_the_page_needs_nothing_but_itself(full):

@@ -129,7 +129,7 @@ def test_patient_right_is_left_anterior_and_head_are_up_on_every_grid(order, sig
     assert sagittal.base.view.left.startswith("A")
 
 
-@pytest.mark.parametrize(("order", "signs"), ORIENTATIONS)
+@pytest.mark.parametrize(("order", "signs"), ORIENTATIONS[::5])
 def test_liver_pixels_of_the_grey_picture_lie_in_its_left_upper_part(order, signs):
     grid = _grid(order, signs)
     axial = _three_planes(make_gallery(_scan(grid)))[0]
@@ -158,7 +158,7 @@ def test_an_oblique_grid_gets_second_letters_and_no_slider_position():
     assert slider_position(grid, "axial", 3) == ""
 
 
-@pytest.mark.parametrize(("order", "signs"), ORIENTATIONS)
+@pytest.mark.parametrize(("order", "signs"), ORIENTATIONS[::5])
 def test_slider_position_is_what_slicer_shows(order, signs):
     grid = _grid(order, signs)
     index = int(np.argmin([grid.to_world(v)[2] for v in _line(grid, "axial")]))

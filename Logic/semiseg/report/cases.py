@@ -66,6 +66,7 @@ class CaseReport:
     prediction_version: int | None
     model_id: int | None
     complaints: tuple[str, ...]
+    remarks: tuple[str, ...]
 
     @property
     def has_human(self) -> bool:
@@ -94,6 +95,7 @@ def report_case(study: Study, case: Case, segments: Sequence[Segment], number: i
         prediction_version=prediction.version if prediction else None,
         model_id=prediction.model_id if prediction else None,
         complaints=tuple(reading.complaints),
+        remarks=_remarks(prediction),
     )
 
 
@@ -196,6 +198,18 @@ def _gate_view(gate: GateRecord | None) -> GateView | None:
         score=gate.score,
         reasons=gate.reasons,
     )
+
+
+def _remarks(prediction: Prediction | None) -> tuple[str, ...]:
+    """What was noted while the model segmented the case."""
+    info = {} if prediction is None else prediction.info
+    notes = info.get("notes")
+    found = [str(note) for note in notes] if isinstance(notes, list) else []
+    seconds = info.get("seconds")
+    if isinstance(seconds, int | float):
+        device = info.get("device")
+        found.append(f"Segmented in {seconds:.3g} s" + (f" on {device}" if device else ""))
+    return tuple(found)
 
 
 def _size(case: Case) -> str:

@@ -17,15 +17,19 @@ _NOT_CURVES = ("step", "steps", "seconds", "minutes", "time", "epoch", "learning
 _FACTS = (
     "method",
     "modalities",
+    "cases",
     "steps",
-    "minutes",
-    "seed",
+    "seconds",
     "device",
+    "seed",
     "spacing_mm_zyx",
     "patch_zyx",
-    "batch_size",
-    "learning_rate",
+    "network",
+    "normalisation",
+    "settings",
+    "versions",
 )
+_SOURCES = {"human": "drawn", "propagated": "propagated"}
 _KINDS = {
     "split": "on scans set aside for it",
     "leave_one_out": "by leaving patients out in turn",
@@ -95,7 +99,18 @@ def learning_charts(history: Sequence[Values]) -> list[Chart]:
 
 def _facts(values: Values) -> list[tuple[str, str]]:
     """Name and value of what a reader asks first."""
-    return [(_words(name), in_words(values[name])) for name in _FACTS if name in values]
+    ready = dict(values)
+    cases = values.get("cases")
+    if isinstance(cases, Mapping):
+        ready["cases"] = [_learned_from(name, found) for name, found in cases.items()]
+    return [(_words(name), in_words(ready[name])) for name in _FACTS if name in ready]
+
+
+def _learned_from(name: str, found: Json) -> str:
+    if not isinstance(found, Mapping):
+        return name
+    parts = [words for key, words in _SOURCES.items() if found.get(key) is True]
+    return f"{name} ({' and '.join(parts)})" if parts else name
 
 
 def in_words(value: Json) -> str:
@@ -122,7 +137,7 @@ def _how(validation: Json) -> str:
     if not isinstance(validation, Mapping):
         return _KINDS.get(str(validation), str(validation)) if validation else ""
     kind = str(validation.get("kind") or "")
-    return str(validation.get("text") or _KINDS.get(kind, kind)).rstrip(".")
+    return str(validation.get("how") or _KINDS.get(kind, kind)).rstrip(".")
 
 
 def _named(value: Json, names: Mapping[int, str]) -> list[tuple[str, float]]:

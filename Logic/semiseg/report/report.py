@@ -84,7 +84,8 @@ def _cases(study: Study, scrub: Scrubber, progress: Progress) -> list[CaseReport
     for number, case in enumerate(study.cases.values()):
         progress.update(number, f"drawing {case.id}")
         report = report_case(study, case, segments, number + 1)
-        found.append(replace(report, complaints=tuple(map(scrub, report.complaints))))
+        complaints, remarks = map(scrub, report.complaints), map(scrub, report.remarks)
+        found.append(replace(report, complaints=tuple(complaints), remarks=tuple(remarks)))
     return found
 
 
