@@ -157,6 +157,14 @@ def test_body_is_found_whole_without_table_or_holes(modality: Modality) -> None:
     assert not mask[:, 28].any() or modality == "MR"
 
 
+def test_smaller_pieces_beside_the_body_are_left_out() -> None:
+    array = scan("CT")
+    array[:, :4, :5] = 60
+    mask = body_mask(array, GRID, "CT")
+    assert mask[6, 15, 16]
+    assert not mask[:, :3, :3].any()
+
+
 def test_windowed_ct_has_the_same_body() -> None:
     whole = body_mask(scan("CT"), GRID, "CT")
     windowed = body_mask(np.clip(scan("CT"), -125, 275), GRID, "CT")

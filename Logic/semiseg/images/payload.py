@@ -11,6 +11,8 @@ from semiseg.images.nifti import read_nifti_header
 from semiseg.images.packing import SLACK_BYTES, Codec, require_length, sniff, unpacked
 
 _HEADER_LIMIT = 1 << 24
+_LINE_LIMIT = 4096
+_META_FIELD = re.compile(rb"(?m)^(\w+)[ \t]*=(.*)$")
 
 
 def check_payload(path: Path, voxel_bytes: int) -> None:
@@ -56,25 +58,58 @@ def _skip_nrrd_header(path: Path, file: BinaryIO) -> Codec | None:
     return codecs.get(kind)
 
 
+def check_meta_header(path: Path) -> None:
+    """ImageError unless the MetaImage header has as many numbers as its dimension asks for.
+
+    The usual library trusts these counts and writes beyond its memory where they are wrong.
+    """
+    with path.open("rb") as file:
+        head = _header_until(path, file, b"ElementDataFile")
+    fields = dict(_META_FIELD.findall(head))
+    text = fields.get(b"NDims", b"").strip()
+    dimension = int(text) if text in (b"1", b"2", b"3", b"4", b"5") else 0
+    counts = {b"DimSize": dimension, b"ElementSpacing": dimension, b"TransformMatrix": dimension**2}
+    sound = all(len(fields[k].split()) == n for k, n in counts.items() if k in fields)
+    if dimension == 0 or not sound or max(map(len, head.splitlines())) > _LINE_LIMIT:
+        raise ImageError(
+            f"{path.name} is not a readable MetaImage file: its header is damaged, or it "
+            "is another kind of file under that name; copy or export it anew"
+        )
+
+
+def check_nrrd_header(path: Path) -> None:
+    """ImageError when a field is so long that the usual library writes beyond its memory."""
+    with path.open("rb") as file:
+        head = _header_until(path, file, b"\n\n", b"\r\n\r\n")
+    if any(len(line) > _LINE_LIMIT and b":=" not in line for line in head.splitlines()):
+        raise ImageError(
+            f"{path.name} is not a readable NRRD file: its header is damaged, or it "
+            "is another kind of file under that name; copy or export it anew"
+        )
+
+
 def _skip_meta_header(path: Path, file: BinaryIO) -> Codec:
     head = _header_until(path, file, b"ElementDataFile")
     if file.readline(_HEADER_LIMIT).split(b"=")[-1].strip().upper() != b"LOCAL":
         raise ImageError(
             f"{path.name} keeps its voxels in another file; save it as one .mha file first"
         )
-    return "zlib" if re.search(rb"(?im)^CompressedData *= *True", head) else "raw"
+    fields = dict(_META_FIELD.findall(head))
+    return "zlib" if fields.get(b"CompressedData", b"").strip().lower() == b"true" else "raw"
 
 
 def _header_until(path: Path, file: BinaryIO, *ends: bytes) -> bytes:
     """Everything up to and including the first of `ends`; the file is left just behind it."""
-    head = b""
+    head = bytearray()
     while len(head) < _HEADER_LIMIT:
-        piece = file.read(4096)
+        searched = max(len(head) - max(map(len, ends)), 0)
+        piece = file.read(1 << 16)
         head += piece
-        stops = [head.find(end) + len(end) for end in ends if end in head]
+        found = [(head.find(end, searched), len(end)) for end in ends]
+        stops = [place + length for place, length in found if place >= 0]
         if stops:
             file.seek(min(stops))
-            return head[: min(stops)]
+            return bytes(head[: min(stops)])
         if not piece:
             break
     raise ImageError(f"{path.name} has a header without an end; export the file anew")

@@ -15,7 +15,7 @@ from semiseg.config import MODALITIES, Modality
 from semiseg.errors import GeometryMismatchError, ImageError
 from semiseg.images.grid import Grid
 from semiseg.images.nifti import read_nifti_header, read_nifti_voxels
-from semiseg.images.payload import check_payload
+from semiseg.images.payload import check_meta_header, check_nrrd_header, check_payload
 from semiseg.images.writing import SUFFIXES, save, suffix_of
 from semiseg.resources import usable_memory
 
@@ -142,6 +142,10 @@ def read_header(path: Path) -> Header:
         raise ImageError(f"{path.name} is empty (0 bytes); copy or export the file anew")
     if suffix in _NIFTI:
         _require_nifti_spacing(path)
+    elif suffix == ".mha":
+        check_meta_header(path)
+    else:
+        check_nrrd_header(path)
     reader = _reader(path, suffix)
     try:
         reader.ReadImageInformation()
@@ -193,7 +197,6 @@ def _header(path: Path, reader: sitk.ImageFileReader) -> Header:
     size = reader.GetSize()
     direction = np.reshape(reader.GetDirection(), (dimension, dimension))[:3, :3]
     x, y, z = (int(n) for n in size[:3])
-    metadata = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
     pixel_type = sitk.GetPixelIDValueAsString(reader.GetPixelID())
     sx, sy, sz = (float(v) for v in reader.GetSpacing()[:3])
     ox, oy, oz = (float(v) for v in reader.GetOrigin()[:3])
@@ -212,8 +215,22 @@ def _header(path: Path, reader: sitk.ImageFileReader) -> Header:
         frames=int(size[3]) if dimension == 4 else 1,
         pixel_type=pixel_type,
         dtype_bytes=next((n for key, n in _PIXEL_BYTES.items() if key in pixel_type), 8),
-        metadata=metadata,
+        metadata=_metadata(reader),
     )
+
+
+def _metadata(reader: sitk.ImageFileReader) -> dict[str, str]:
+    """The header's fields; text that is not UTF-8 is taken for Latin-1, keys that are not go."""
+    keys = (key for key in reader.GetMetaDataKeys() if _is_unicode(key))
+    return {key: _unicode(reader.GetMetaData(key)) for key in keys}
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _unicode(text: str) -> str:
+    return text if _is_unicode(text) else text.encode(errors="surrogateescape").decode("latin-1")
 
 
 def _require_scalar(path: Path, header: Header) -> None:
@@ -265,7 +282,7 @@ def _finite(path: Path, array: NDArray[np.float32]) -> tuple[NDArray[np.float32]
 
 def _modality(header: Header) -> Modality | None:
     for key in _MODALITY_KEYS:
-        value = header.metadata.get(key, "").strip().upper().removeprefix("MET_MOD_")
+        value = header.metadata.get(key, "").strip().upper()
         if value in MODALITIES:
             return value
     return None
@@ -280,6 +297,6 @@ def _itk_reason(path: Path, suffix: str, error: RuntimeError) -> str:
         )
     kind = {".mha": "MetaImage", ".nii": "NIfTI", ".nii.gz": "NIfTI"}.get(suffix, "NRRD")
     return (
-        f"{path.name} is not a {kind} file that can be read: it is damaged, or another kind of "
+        f"{path.name} is not a readable {kind} file: it is damaged, or another kind of "
         "file under that name; copy or export it anew"
     )
