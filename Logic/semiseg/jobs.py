@@ -7,6 +7,7 @@ pipes need a reading thread each, see `processes.PipeReader`.)
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -137,7 +138,8 @@ class Job:
         """The events since the last call, in order; never waits, takes at most about 0.1 s.
 
         The last event of every job is one `result` or `error`, given once the whole process tree
-        has ended. A child that crashes or falls silent gets an `error` made here.
+        has ended. A child that crashes or falls silent gets an `error` made here. The data of an
+        `error` has a `cause`: told (by the child), cancelled, killed, crash, failed or silent.
         """
         if self._finished:
             return []
@@ -246,7 +248,7 @@ class Job:
         self._events_pipe.close()
         self._text_pipe.close()
         code = self._process.returncode
-        event = self._terminal or self._failure(code)
+        event = self._failure(code) if self._terminal is None else self._explained(self._terminal)
         self._records.finish(event, code, self._text.text, self._notes())
         return event
 
@@ -257,6 +259,13 @@ class Job:
             "dropped_bytes": self._lines.dropped_bytes,
             "printed_bytes": self._text.total_bytes,
         }
+
+    def _explained(self, event: Event) -> Event:
+        """A terminal error always has its `cause` in the data, also one that the child told."""
+        if event.kind == "result":
+            return event
+        cause = "cancelled" if self._cancelled else "told"
+        return dataclasses.replace(event, data={"cause": cause, **event.data})
 
     def _failure(self, code: int) -> Event:
         if self._cancelled:

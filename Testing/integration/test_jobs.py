@@ -92,6 +92,12 @@ def test_events_arrive_in_order_and_the_last_one_is_the_result(start: Start) -> 
     assert job.poll() == []
 
 
+def test_an_error_that_the_child_tells_says_so(start: Start) -> None:
+    job = start('emit(Event(kind="error", phase="end", message="no slice is done"))')
+    (event,) = collect(job)
+    assert (event.message, event.data["cause"]) == ("no slice is done", "told")
+
+
 def test_the_job_folder_tells_what_happened(start: Start) -> None:
     job = start("import sys; print('hello', file=sys.stderr); result()")
     collect(job)
@@ -183,7 +189,8 @@ def test_cancel_is_an_interrupt_that_the_child_may_answer(start: Start) -> None:
     )
     wait_for(job, "ready")
     job.cancel()
-    assert collect(job)[-1].message == "lock released"
+    last = collect(job)[-1]
+    assert (last.message, last.data["cause"]) == ("lock released", "cancelled")
     assert job.exit_code == 130
 
 
