@@ -97,6 +97,10 @@ class Run:
         self.budget = Budget(seconds=None, steps=None)
         self.cases = list(cases)
         self._emit, self._on_save = emit, on_save
+        self._since = time.monotonic()
+        self._last_save = self._last_report = time.monotonic()
+        self._losses: list[torch.Tensor] = []
+        self._pace = Pace()
         saved = load_checkpoint(settings.checkpoint)
         self.state = State(plan=plan) if saved is None else _state(saved)
         self.learner = self._learner()
@@ -104,10 +108,6 @@ class Run:
             self.learner.restore(saved, int(saved.values["step"]))
             self._say(f"going on at step {self.learner.step} of an unfinished training")
         self._sampler = self._new_sampler()
-        self._since = time.monotonic()
-        self._last_save = self._last_report = time.monotonic()
-        self._losses: list[torch.Tensor] = []
-        self._pace = Pace()
 
     @property
     def plan(self) -> Plan:

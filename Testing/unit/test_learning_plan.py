@@ -1,0 +1,125 @@
+"""Plans follow the data, the machine and the time."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from semiseg.config import TrainConfig
+from semiseg.errors import ConfigError
+from semiseg.learning.plan import MEANS, Plan, make_plan
+from semiseg.learning.survey import CaseFacts, Survey
+
+
+def facts(name: str, modality: Any, spacing: Any, extent: Any, width: float = 40.0) -> CaseFacts:
+    return CaseFacts(
+        id=name,
+        patient=name,
+        modality=modality,
+        spacing_mm_zyx=spacing,
+        extent_mm_zyx=extent,
+        human_ids=frozenset({1}),
+        program_ids=frozenset(),
+        widths_mm={1: width},
+        digest="",
+    )
+
+
+def abdomen(width: float = 40.0) -> Survey:
+    ct = facts("ct", "CT", (3.0, 1.2, 1.2), (430.0, 310.0, 310.0), width)
+    mr = facts("mr", "MR", (7.7, 1.25, 1.25), (250.0, 320.0, 320.0), width)
+    return Survey(train=(ct, mr), validation=(), classes=(0, 1))
+
+
+def heart() -> Survey:
+    mr = facts("mr", "MR", (10.0, 1.5, 1.5), (90.0, 350.0, 320.0))
+    return Survey(train=(mr,), validation=(), classes=(0, 1))
+
+
+def small_volumes() -> Survey:
+    mr = facts("mr", "MR", (1.0, 1.0, 1.0), (35.0, 50.0, 36.0), 12.0)
+    return Survey(train=(mr,), validation=(), classes=(0, 1))
+
+
+def plan_of(found: Survey, device: str = "cpu", speed: float = 8e5, **settings: Any) -> Plan:
+    return make_plan(found, TrainConfig(**settings), device, voxels_per_s=speed)
+
+
+@pytest.mark.parametrize("found", [abdomen(), heart(), small_volumes()])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("minutes", [0.1, 3.0, 60.0])
+def test_patches_fit_the_network_and_the_image(found: Survey, device: str, minutes: float) -> None:
+    plan = plan_of(found, device, minutes=minutes)
+    for side, multiple in zip(plan.patch_zyx, plan.network.multiple, strict=True):
+        assert side % multiple == 0
+        assert side >= 2 * multiple
+    assert math.prod(plan.patch_zyx) <= 2 * MEANS[device].patch_voxels
+
+
+def test_no_axis_is_learned_finer_than_it_was_scanned() -> None:
+    plan = plan_of(heart())
+    assert plan.spacing_mm_zyx[0] == 10.0
+    assert plan.spacing_mm_zyx[1] == plan.spacing_mm_zyx[2] >= 1.5
+    assert plan.network.strides[0] == (1, 2, 2)
+
+
+def test_small_structures_need_finer_voxels() -> None:
+    coarse, fine = plan_of(abdomen(60.0)), plan_of(abdomen(8.0))
+    assert fine.spacing_mm_zyx[1] < coarse.spacing_mm_zyx[1] <= MEANS["cpu"].coarsest_mm
+
+
+def test_more_time_never_makes_voxels_coarser_or_patches_cover_less() -> None:
+    plans = [plan_of(abdomen(), minutes=minutes) for minutes in (1.0, 10.0, 100.0, 1000.0)]
+    spacings = [plan.spacing_mm_zyx[1] for plan in plans]
+    assert spacings == sorted(spacings, reverse=True)
+    covered = [math.prod(p.patch_zyx) * math.prod(p.spacing_mm_zyx) for p in plans[:2]]
+    assert covered == sorted(covered)
+
+
+def test_a_number_of_steps_makes_the_same_plan_on_every_machine() -> None:
+    config = TrainConfig(steps=100, minutes=None)
+    slow = make_plan(abdomen(), config, "cpu", voxels_per_s=1e3)
+    assert slow == make_plan(abdomen(), config, "cpu", voxels_per_s=1e9)
+
+
+def test_settings_that_are_given_are_taken() -> None:
+    plan = plan_of(abdomen(), spacing_mm=5.0, patch=(16, 32, 48), batch_size=3)
+    assert plan.spacing_mm_zyx == (5.0, 5.0, 5.0)
+    assert plan.patch_zyx == (16, 32, 48)
+    assert plan.n_labelled == 3
+
+
+@pytest.mark.parametrize("patch", [(8, 32, 32), (17, 32, 32)])
+def test_patches_that_do_not_fit_are_refused(patch: Any) -> None:
+    with pytest.raises(ConfigError, match="multiples of 8 x 8 x 8"):
+        plan_of(abdomen(), patch=patch)
+
+
+def test_methods_that_want_unlabelled_samples_get_them() -> None:
+    plan = make_plan(abdomen(), TrainConfig(), "cpu", uses_unlabelled=True)
+    assert plan.n_unlabelled == plan.n_labelled
+    assert make_plan(abdomen(), TrainConfig(), "cpu").n_unlabelled == 0
+
+
+def test_memory_is_saved_by_patch_then_batch_then_device() -> None:
+    plan: Plan | None = replace(
+        plan_of(abdomen(), patch=(64, 64, 64), batch_size=4), device="cuda", n_unlabelled=2
+    )
+    seen = []
+    while plan is not None:
+        seen.append(plan)
+        plan = plan.smaller()
+    sizes = [p.voxels_per_step for p in seen]
+    assert sizes == sorted(sizes, reverse=True)
+    assert [p.device for p in seen] == ["cuda"] * (len(seen) - 1) + ["cpu"]
+    assert seen[-1].n_labelled == 1
+    assert all(min(p.patch_zyx) >= 16 for p in seen)
+
+
+def test_plan_survives_json() -> None:
+    plan = plan_of(heart())
+    assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
