@@ -428,6 +428,19 @@ def test_a_full_disk_at_any_moment_loses_nothing(
     assert left == []
 
 
+def test_a_file_that_the_disk_took_only_in_part_is_told_without_its_passing_name(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(path: Path, *args: object) -> None:
+        raise StorageError(f"{path} could not be written whole")
+
+    monkeypatch.setattr("semiseg.study.labels.write_image", cut)
+    with pytest.raises(StorageError, match=r"save the label in .*MB are free") as caught:
+        study.annotate("c", _map(1))
+    assert ".tmp-" not in str(caught.value)
+    assert study.label_versions("c") == ()
+
+
 def test_a_journal_that_cannot_be_written_does_not_undo_what_was_saved(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -138,17 +138,30 @@ def copy_file(source: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def draft_folder(parent: Path, name: str) -> Iterator[Path]:
-    """An empty folder in `parent` to be filled and then renamed; removed on an error."""
+    """An empty folder in `parent` to be filled and published as `name`; else it is removed."""
     make_folder(parent)
     remove_leftovers(parent)
     draft = parent / temporary_name(name)
-    with on_disk("save", parent / name):
+    with on_disk(f"save the {name} in", parent):
         draft.mkdir()
         try:
             yield draft
-        except BaseException:
+        except StorageError as error:
+            # Names a file that is gone by now; what matters is the folder it was meant for.
+            raise _without_draft(error, parent, name) from error
+        finally:
             shutil.rmtree(draft, ignore_errors=True)
-            raise
+
+
+def _without_draft(error: StorageError, parent: Path, name: str) -> StorageError:
+    if isinstance(error.__cause__, OSError):
+        return storage_error(error.__cause__, f"save the {name} in", parent)
+    free_mb = shutil.disk_usage(parent).free / 1e6
+    return StorageError(
+        f"cannot save the {name} in {parent}: the disk did not take all of it "
+        f"({free_mb:.1f} MB are free); free some space and try again. What was saved before is "
+        "unchanged."
+    )
 
 
 def publish_folder(draft: Path, target: Path) -> None:
