@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from semiseg.cli.app import run
 from semiseg.errors import ConfigError, ImageError, SchemaError, StudyError
 from semiseg.images.grid import Grid
 from semiseg.images.reading import write_image
@@ -278,6 +279,18 @@ def test_a_missing_image_is_told_and_its_new_place_accepted(
     opened.relink_image(case.id, tmp_path / "moved.nii.gz")
     assert opened.problems == ()
     Study.open(study.folder).image(case.id)
+
+
+def test_the_command_that_a_missing_image_asks_for_mends_it(
+    study: Study, make_image: Make, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = make_image()
+    study.add_case(path, case_id="a")
+    path.rename(tmp_path / "moved.nii.gz")
+    assert "semiseg study relink" in Study.open(study.folder).problems[0].remedy
+    assert run(["study", "relink", str(study.folder), "a", str(tmp_path / "moved.nii.gz")]) == 0
+    assert "moved.nii.gz" in capfd.readouterr().out
+    assert Study.open(study.folder).problems == ()
 
 
 def test_a_changed_image_is_not_used(study: Study, make_image: Make) -> None:

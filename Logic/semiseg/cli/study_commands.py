@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from semiseg.cli.options import CaseIds, StudyFolder, parse_pairs, shell_path
+from semiseg.cli.options import CaseId, CaseIds, StudyFolder, parse_pairs, shell_path
 from semiseg.cli.screen import screen_of
 from semiseg.config import MODALITIES, Modality, check_choice
 from semiseg.errors import ConfigError, StudyError
@@ -222,6 +222,27 @@ def split(
     rows = [(case.id, case.patient, case.split) for case in study.cases.values()]
     screen.table("Splits", ("case", "patient", "split"), rows)
     screen.data(splits={row[0]: row[2] for row in rows})
+
+
+@app.command()
+def relink(
+    context: typer.Context,
+    folder: StudyFolder,
+    case_id: CaseId,
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="Where its image lies now.")],
+) -> None:
+    """Say where the image of a case lies now; it must be the same file.
+
+    \b
+    Example:
+      semiseg study relink abdomen ct1 /new/place/ct1.nii.gz
+    """
+    from semiseg.study.study import Study
+
+    screen = screen_of(context)
+    case = Study.open(folder).relink_image(case_id, image)
+    screen.data(case=case.id, image=case.image.absolute)
+    screen.say(f"{case.id}: its image is {case.image.absolute}")
 
 
 @app.command()
