@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+import semiseg.images.resampling as resampling_module
 from semiseg.errors import GeometryMismatchError, ImageError
 from semiseg.images.grid import PLANES, Grid, Triple, canonical, plane_axis
 from semiseg.images.reading import read_grid, read_map, write_image
@@ -157,6 +158,8 @@ def test_canonical_and_back_is_identity(grid: Grid) -> None:
     array = numbered(grid)
     turned = turn.apply(array)
     assert turned.flags.c_contiguous
+    assert not np.shares_memory(turned, array)
+    assert not np.shares_memory(turn.invert(turned), turned)
     assert turned.shape == turn.grid.shape_zyx
     np.testing.assert_array_equal(turn.invert(turned), array)
 
@@ -361,6 +364,13 @@ def test_zoom_keeps_a_linear_ramp_where_it_was(grid: Grid, shape: tuple[int, int
     inner = tuple(slice(r, -r) for r in reach)
     assume(all(s > 2 * r for s, r in zip(shape, reach, strict=True)))
     np.testing.assert_allclose(zoomed[inner], expected[inner], atol=2e-3)
+
+
+def test_zoom_in_blocks_is_the_same_zoom(monkeypatch: pytest.MonkeyPatch) -> None:
+    array = np.random.default_rng(0).normal(size=(2, 9, 10, 11)).astype(np.float32)
+    whole = zoom_linear(array, (5, 14, 6))
+    monkeypatch.setattr(resampling_module, "_BLOCK_BYTES", 600)
+    np.testing.assert_array_equal(zoom_linear(array, (5, 14, 6)), whole)
 
 
 def test_zoom_to_the_same_shape_copies() -> None:

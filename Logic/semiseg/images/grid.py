@@ -179,14 +179,14 @@ class Orientation:
         self._require_shape(array, self.source)
         lead = array.ndim - 3
         turned = array.transpose(*range(lead), *(lead + axis for axis in self.axes))
-        return np.ascontiguousarray(turned[self._slices])
+        return turned[self._slices].copy(order="C")
 
     def invert(self, array: NDArray[Scalar]) -> NDArray[Scalar]:
-        """`array` (..., z, y, x) of the canonical grid, back on the source grid, exactly."""
+        """`array` (..., z, y, x) of the canonical grid, exactly back on the source grid; a copy."""
         self._require_shape(array, self.grid)
         lead = array.ndim - 3
         back = [lead + self.axes.index(axis) for axis in range(3)]
-        return np.ascontiguousarray(array[self._slices].transpose(*range(lead), *back))
+        return array[self._slices].transpose(*range(lead), *back).copy(order="C")
 
     @property
     def _slices(self) -> tuple[EllipsisType | slice, ...]:

@@ -15,6 +15,7 @@ from semiseg.images.grid import Grid, Triple
 
 Label = TypeVar("Label", bound=np.generic)
 _SAME_MM = 1e-6
+_BLOCK_BYTES = 1 << 25
 
 
 def resample_image(
@@ -92,10 +93,18 @@ def nearest_index(n_from: int, n_to: int) -> NDArray[np.intp]:
 
 
 def _zoom_axis(array: NDArray[np.float32], axis: int, n_to: int) -> NDArray[np.float32]:
-    front = np.ascontiguousarray(np.moveaxis(array, axis, 0))
-    weights = _weights(front.shape[0], n_to)
-    moved = weights @ front.reshape(front.shape[0], -1)
-    return np.moveaxis(moved.reshape(n_to, *front.shape[1:]), 0, axis)
+    """In blocks of `_BLOCK_BYTES`, so that the result is all the memory that it takes."""
+    source = np.moveaxis(array, axis, 0)
+    out = np.empty((*array.shape[:axis], n_to, *array.shape[axis:][1:]), dtype=np.float32)
+    target = np.moveaxis(out, axis, 0)
+    weights = _weights(source.shape[0], n_to)
+    row_bytes = max(source.shape[0], n_to) * source[0, 0].size * source.itemsize
+    step = max(1, _BLOCK_BYTES // row_bytes)
+    for begin in range(0, source.shape[1], step):
+        block = np.ascontiguousarray(source[:, begin : begin + step])
+        moved = weights @ block.reshape(block.shape[0], -1)
+        target[:, begin : begin + step] = moved.reshape(n_to, *block.shape[1:])
+    return out
 
 
 def _weights(n_from: int, n_to: int) -> sparse.csr_array:
