@@ -17,9 +17,12 @@ from semiseg.learning.survey import CaseFacts, Survey
 from semiseg.networks import NetworkSpec
 
 Zyx = tuple[int, int, int]
-_COVER = 0.6
+_COVER = 0.75
 _WIDTHS_PER_VOXEL = 5.0
 _SMALLEST_SIDE = 16
+_SMALLEST_ROOM = 40**3
+_FINER_AT_MOST = 0.7
+_NOMINAL_MINUTES = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +45,9 @@ class Means:
 MEANS: Mapping[str, Means] = {
     "cpu": Means(
         voxels_per_s=8e5,
-        coarsest_mm=4.0,
-        steps_wanted=400,
-        patch_voxels=64**3,
+        coarsest_mm=5.0,
+        steps_wanted=1200,
+        patch_voxels=80**3,
         n_labelled=2,
         channels=(16, 32, 64, 128),
         convolutions=(1, 2, 2, 2),
@@ -148,12 +151,15 @@ def make_plan(
 
 
 def _voxel_room(config: TrainConfig, means: Means, voxels_per_s: float | None, batch: int) -> float:
-    """Voxels that a patch may have so that enough steps fit into the time."""
-    if config.minutes is None:
-        return means.patch_voxels
-    speed = voxels_per_s or means.voxels_per_s
-    per_patch = speed * config.minutes * 60 / means.steps_wanted / batch
-    return float(np.clip(per_patch, 32**3, means.patch_voxels))
+    """Voxels that a patch may have so that enough steps fit into the time.
+
+    Without a time it is that of ten minutes at the nominal speed, on every machine alike.
+    """
+    measured = None if config.minutes is None else voxels_per_s
+    minutes = _NOMINAL_MINUTES if config.minutes is None else config.minutes
+    speed = measured or means.voxels_per_s
+    per_patch = speed * minutes * 60 / means.steps_wanted / batch
+    return float(np.clip(per_patch, _SMALLEST_ROOM, means.patch_voxels))
 
 
 def _spacing(
@@ -161,7 +167,8 @@ def _spacing(
 ) -> Triple:
     """As fine as `room` allows for patches that cover most of the body.
 
-    No finer than the images are, along each axis; no coarser than small structures can bear.
+    No finer than the images are, along each axis. Small structures ask for finer voxels, but get
+    them only as far as patches still show a good part of the body.
     """
     native = _native(found.train)
     if config.spacing_mm is not None:
@@ -169,7 +176,7 @@ def _spacing(
     else:
         affordable = (math.prod(_COVER * extent) / room) ** (1 / 3)
         bearable = min(means.coarsest_mm, found.smallest_mm / _WIDTHS_PER_VOXEL)
-        wish = max(min(affordable, bearable), float(native.min()))
+        wish = max(min(affordable, bearable), _FINER_AT_MOST * affordable, float(native.min()))
     z, y, x = (float(max(wish, n)) for n in native)
     return z, y, x
 
