@@ -26,19 +26,20 @@ def one_hot(label: Tensor, n_classes: int) -> Tensor:
 
 
 def marginal_cross_entropy(logits: Tensor, label: Tensor, valid: Tensor, known: Tensor) -> Tensor:
-    """-log of the probability of all classes that a voxel may be, weighted mean over voxels.
+    """-log of the probability of all classes that a voxel may be, mean over known voxels.
 
     A voxel may be its drawn class and every class that is not known there: on a slice done for
     the structures S, drawn background is -log(p_0 + sum of p_c for c not in S). `logits`
-    (B, C, *), `label` and `valid` (B, *), `known` (B, C, *) bool. 0 with a gradient where
-    `valid` is 0 everywhere.
+    (B, C, *), `label` and `valid` (B, *), `known` (B, C, *) bool. Each voxel's part is multiplied
+    by `valid`, so labels of low confidence move the weights less. 0 with a gradient where `valid`
+    is 0 everywhere.
     """
     logits = logits.float()
     possible = one_hot(label, logits.shape[1]) | ~known
     among_possible = logits.masked_fill(~possible, torch.finfo(logits.dtype).min)
     per_voxel = logits.logsumexp(dim=1) - among_possible.logsumexp(dim=1)
     weight = valid * known.any(dim=1)
-    return (per_voxel * weight).sum() / _positive(weight.sum())
+    return (per_voxel * weight).sum() / _positive((weight > 0).sum())
 
 
 def soft_dice(
@@ -61,15 +62,17 @@ def masked_dice(logits: Tensor, label: Tensor, valid: Tensor, known: Tensor) -> 
 
     Each class counts only voxels where it is known, weighted by `valid`; shapes as in
     `marginal_cross_entropy`. A class without a drawn voxel says nothing here (its false positives
-    are the cross-entropy's part). 0 with a gradient where no structure is known.
+    are the cross-entropy's part); one that is drawn counts as much as its voxels are trusted on
+    average. 0 with a gradient where no structure is known.
     """
     target = one_hot(label, logits.shape[1])[:, 1:]
     weight = valid.unsqueeze(1) * known[:, 1:]
     probability = logits.float().softmax(dim=1)[:, 1:]
     per_class = soft_dice(probability, target.float(), weight, smooth=1e-5)
     over = [axis for axis in range(weight.dim()) if axis != 1]
-    drawn = ((target * weight).sum(over) > 0).float()
-    return (per_class * drawn).sum() / _positive(drawn.sum())
+    n_drawn = (target & (weight > 0)).sum(over)
+    trust = (target * weight).sum(over) / _positive(n_drawn)
+    return (per_class * trust).sum() / _positive((n_drawn > 0).sum())
 
 
 def supervised_loss(logits: Tensor, label: Tensor, valid: Tensor, known: Tensor) -> Tensor:

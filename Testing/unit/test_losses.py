@@ -87,11 +87,11 @@ def test_unknown_is_never_background() -> None:
     assert logits.grad[0, 1, 0] > 0
 
 
-def test_confidence_weighs_voxels_against_each_other() -> None:
+def test_confidence_lowers_a_voxels_part() -> None:
     logits = logits_of((0.9, 0.1), (0.2, 0.8))
     label = torch.zeros(1, 2, dtype=torch.long)
     loss = marginal_cross_entropy(logits, label, torch.tensor([[1.0, 0.25]]), all_known(logits))
-    assert loss.item() == pytest.approx((-math.log(0.9) - 0.25 * math.log(0.2)) / 1.25, abs=1e-6)
+    assert loss.item() == pytest.approx((-math.log(0.9) - 0.25 * math.log(0.2)) / 2, abs=1e-6)
 
 
 def test_voxels_where_nothing_is_known_do_not_thin_the_mean() -> None:
@@ -109,6 +109,14 @@ def test_dice_counts_a_class_only_where_it_is_known() -> None:
     known = torch.tensor([[True, True, False]]).expand(2, 3)[None]
     loss = masked_dice(logits, label, torch.ones(1, 3), known)
     assert loss.item() == pytest.approx(1 - 2 * 0.8 / (0.8 + 0.4 + 1), abs=1e-4)
+
+
+def test_dice_of_a_class_counts_as_much_as_its_voxels_are_trusted() -> None:
+    logits = logits_of((0.2, 0.8), (0.6, 0.4))
+    rest = torch.tensor([[1, 0]]), all_known(logits)
+    full = masked_dice(logits, rest[0], torch.ones(1, 2), rest[1])
+    half = masked_dice(logits, rest[0], torch.full((1, 2), 0.5), rest[1])
+    assert half.item() == pytest.approx(full.item() / 2, abs=1e-4)
 
 
 def test_dice_leaves_out_classes_that_are_not_drawn() -> None:
