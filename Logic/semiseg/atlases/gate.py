@@ -1,0 +1,132 @@
+"""The trust gate: may a propagated label be learned from, and why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from semiseg.atlases.filling import CaseFill
+from semiseg.atlases.transfer import Evidence
+from semiseg.config import PropagationConfig
+from semiseg.study.case import GateRecord, Verdict
+
+_UNCHECKED_FILL = 0.7  # the score of a filled case with too few done slices for a self-check
+_LOW = 0.6  # below, a factor is told as a reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factor:
+    """One finding: `value` in [0, 1] (1: nothing to object to), its weight, and how to say it."""
+
+    value: float
+    weight: float
+    words: str
+
+
+def judge_fill(fill: CaseFill, names: Mapping[int, str], config: PropagationConfig) -> GateRecord:
+    """A case filled between its own slices; the self-check is of slices twice as far apart.
+
+    Never rejected: the drawn slices are a human's.
+    """
+    checks = fill.self_check
+    if not checks:
+        text = "too few drawn slices to check the filling between them; draw a third one"
+        return GateRecord(verdict="accept", score=_UNCHECKED_FILL, reasons=(text,))
+    score = (1 + float(np.mean(list(checks.values())))) / 2
+    worst = min(checks, key=lambda structure_id: checks[structure_id])
+    reasons = [
+        f"a drawn slice, left out and filled in from the others, is met with a Dice of "
+        f"{np.mean(list(checks.values())):.2f} on average"
+    ]
+    if checks[worst] < _LOW:
+        reasons.append(
+            f"{names[worst]} changes much between its drawn slices (Dice {checks[worst]:.2f}); "
+            "more drawn slices there help most"
+        )
+    verdict: Verdict = "accept" if score >= config.accept_above else "down_weight"
+    return GateRecord(verdict=verdict, score=round(score, 3), reasons=tuple(reasons))
+
+
+def judge_transfer(
+    evidence: Sequence[Evidence],
+    agreement: Mapping[int, float],
+    ratios: Mapping[int, float],
+    names: Mapping[int, str],
+    config: PropagationConfig,
+) -> GateRecord:
+    """Labels from atlases: `ratios` are volumes found by those expected for this body size."""
+    factors = [
+        _folding(evidence),
+        _there_and_back(evidence),
+        _image(evidence),
+        _start(evidence),
+        *_volumes(ratios, names),
+        *_voices(agreement, names),
+    ]
+    total = sum(factor.weight for factor in factors)
+    score = math.exp(sum(f.weight * math.log(max(f.value, 1e-3)) for f in factors) / total)
+    return GateRecord(
+        verdict=_verdict(score, config),
+        score=round(score, 3),
+        reasons=tuple(factor.words for factor in factors if factor.value < _LOW)
+        or ("images, volumes and atlases fit together",),
+    )
+
+
+def _verdict(score: float, config: PropagationConfig) -> Verdict:
+    if score < config.reject_below:
+        return "reject"
+    return "accept" if score >= config.accept_above else "down_weight"
+
+
+def _folding(evidence: Sequence[Evidence]) -> Factor:
+    folded = float(np.mean([e.folded for e in evidence]))
+    words = f"the alignment tears or folds tissue in {folded:.1%} of the body"
+    return Factor(value=math.exp(-folded / 0.1), weight=0.1, words=words)
+
+
+def _there_and_back(evidence: Sequence[Evidence]) -> Factor:
+    errors = [e.inverse_error_mm for e in evidence if e.inverse_error_mm is not None]
+    if not errors:
+        words = "the structures of the atlas fall outside of this image"
+        return Factor(value=0.0, weight=0.25, words=words)
+    error = float(np.median(errors))
+    words = f"aligning there and back misses the structures by {error:.0f} mm"
+    return Factor(value=math.exp(-error / 20), weight=0.25, words=words)
+
+
+def _image(evidence: Sequence[Evidence]) -> Factor:
+    similarity = float(np.mean([e.similarity for e in evidence]))
+    value = min(max((similarity - 0.8) / 0.15, 0.0), 1.0)
+    return Factor(
+        value=value, weight=0.15, words="around the structures the images look little alike"
+    )
+
+
+def _start(evidence: Sequence[Evidence]) -> Factor:
+    certainty = float(np.mean([e.start_certainty for e in evidence]))
+    words = "it is unsure which part of the body this image shows"
+    return Factor(value=(1 + certainty) / 2, weight=0.1, words=words)
+
+
+def _volumes(ratios: Mapping[int, float], names: Mapping[int, str]) -> list[Factor]:
+    found = []
+    for structure_id, ratio in ratios.items():
+        value = math.exp(-abs(math.log(max(ratio, 1e-3))))
+        words = f"{names[structure_id]} is {ratio:.1f} times as large as expected for this body"
+        found.append(Factor(value=value, weight=0.15 / len(ratios), words=words))
+    return found
+
+
+def _voices(agreement: Mapping[int, float], names: Mapping[int, str]) -> list[Factor]:
+    return [
+        Factor(
+            value=dice,
+            weight=0.4 / len(agreement),
+            words=f"the atlases disagree on {names[structure_id]} (Dice {dice:.2f} among them)",
+        )
+        for structure_id, dice in agreement.items()
+    ]
