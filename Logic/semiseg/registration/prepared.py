@@ -100,7 +100,7 @@ def _body_box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice]:
     sides: list[slice] = []
     for axis, n in enumerate(mask.shape):
         seen = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        first, last = (seen[0], seen[-1]) if seen.size else (0, n - 1)
+        first, last = (int(seen[0]), int(seen[-1])) if seen.size else (0, n - 1)
         sides.append(slice(max(0, first - _MARGIN_VOXELS), min(n, last + 1 + _MARGIN_VOXELS)))
     return sides[0], sides[1], sides[2]
 
