@@ -117,7 +117,7 @@ class Sampler:
                 "known": known.expand(self.settings.n_classes, *seen.shape),
                 "origin": label.to(torch.uint8),
             }
-        known = self._patterns[number][maps["pattern"]] & seen[..., None]
+        known = self._patterns[number][maps["pattern"].long()] & seen[..., None]
         return {
             "label": maps["label"].long() * seen,
             "valid": maps["valid"].float() * seen,
@@ -135,7 +135,7 @@ class Sampler:
 
 
 def _source(case: TrainingCase, device: torch.device) -> Source:
-    """The case's voxels on `device`, small: half precision there, labels in few bits."""
+    """The case's voxels on `device`, in few bytes each."""
     known = case.supervision
     image = torch.from_numpy(case.image.array).to(device)
     if known is None:

@@ -22,6 +22,8 @@ from semiseg.learning.plan import Plan
 from semiseg.methods.base import MethodSettings
 
 _REPORT_EVERY_S = 0.5
+_HISTORY_POINTS = 500
+_SAVING_SHARE = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +101,9 @@ class Run:
         self._emit, self._on_save = emit, on_save
         self._since = time.monotonic()
         self._last_save = self._last_report = time.monotonic()
+        self._save_s = 0.0
         self._losses: list[torch.Tensor] = []
+        self._last_noted = 0.0
         self._pace = Pace()
         saved = load_checkpoint(settings.checkpoint)
         self.state = State(plan=plan) if saved is None else _state(saved)
@@ -156,7 +160,7 @@ class Run:
 
     def save(self) -> None:
         """Write the checkpoint."""
-        self._last_save = time.monotonic()
+        start = time.monotonic()
         values = {
             "step": self.learner.step,
             "elapsed_s": self.elapsed_s,
@@ -166,6 +170,8 @@ class Run:
         checkpoint = Checkpoint(tensors=self.learner.tensors(), values=values)
         save_checkpoint(self.settings.checkpoint, checkpoint)
         self._on_save()
+        self._last_save = time.monotonic()
+        self._save_s = self._last_save - start
 
     def _learner(self) -> Learner:
         settings = MethodSettings(
@@ -210,7 +216,9 @@ class Run:
         every = self.settings.checkpoint_every_steps
         if every is not None and self.learner.step % every == 0:
             return True
-        return time.monotonic() - self._last_save >= self.settings.checkpoint_every_s
+        # Large networks take long to write; that must not eat the time to learn.
+        pause = max(self.settings.checkpoint_every_s, self._save_s / _SAVING_SHARE)
+        return time.monotonic() - self._last_save >= pause
 
     def _report(self, *, final: bool) -> None:
         now = time.monotonic()
@@ -231,7 +239,9 @@ class Run:
             "steps_per_s": self._pace.steps_per_s,
             "seconds_left": self._seconds_left(),
         }
-        self.note(loss=figures["loss"])
+        if final or self.progress - self._last_noted >= 1 / _HISTORY_POINTS:
+            self._last_noted = self.progress
+            self.note(loss=figures["loss"])
         self._tell("", figures)
 
     def _seconds_left(self) -> float | None:
