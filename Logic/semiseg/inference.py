@@ -79,9 +79,10 @@ def predict_image(
     _check_modality(model, modality, notes)
     require_memory(model, image.grid)
     flips = _flips(model, config, notes)
+    target = _Target(canonical(image.grid), model.classes)
     ready = to_training_grid(image, modality, model.spacing_mm_zyx)
-    target = _Target(ready.orientation, model.classes)
     plan = _segment(model, ready, config.overlap, flips, target, notes)
+    del ready  # as large as the image; the clean-up needs the room
     removed: dict[int, int] = {}
     if config.clean_up:
         rules = {i: rule_for(model.names.get(i, "")) for i in model.classes if i}

@@ -16,8 +16,7 @@ from monai.data.utils import compute_importance_map, dense_patch_slices
 from torch import Tensor
 from torch.nn import functional
 
-BAND_BYTES = 1_200_000_000
-_CHUNK = 8
+BAND_BYTES = 900_000_000
 _CHUNK_VALUES = 1 << 22
 _GPU_BATCH = 4
 _SMALLEST_SIDE = 16
@@ -117,7 +116,7 @@ def upsample(
     for chunk in chunks:
         band = chunk if band is None else torch.cat([band, chunk], dim=1)
         ready = int(np.searchsorted(high, first + band.shape[1], side="left"))
-        step = max(1, _CHUNK_VALUES // max(1, band.shape[0] * target_zyx[1] * target_zyx[2]))
+        step = _slices_at_once(band.shape[0], target_zyx[1:])
         for start in range(k, ready, step):
             part = slice(start, min(start + step, ready))
             yield (
@@ -196,8 +195,9 @@ class _Band:
     def pop(self, until: int) -> Iterator[Tensor]:
         """The finished slices before `until`; the others move to the front."""
         n = until - self._first
-        for start in range(0, n, _CHUNK):
-            part = slice(start, min(start + _CHUNK, n))
+        step = _slices_at_once(self._sums.shape[0], self._shape[1:])
+        for start in range(0, n, step):
+            part = slice(start, min(start + step, n))
             yield self._sums[:, part] / self._weights[part]
         depth = self._weights.shape[0]
         for to in range(depth):
@@ -246,6 +246,10 @@ def _inside(part: slice, n: int) -> slice:
 def _shape(image: Tensor) -> Zyx:
     depth, height, width = image.shape
     return depth, height, width
+
+
+def _slices_at_once(channels: int, plane: tuple[int, ...]) -> int:
+    return max(1, _CHUNK_VALUES // (channels * plane[0] * plane[1]))
 
 
 def _linear_steps(n_from: int, n_to: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

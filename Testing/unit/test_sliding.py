@@ -49,7 +49,6 @@ def test_stream_is_what_monai_makes_of_the_whole(size: Zyx, window: Zyx, overlap
         image[None, None], window, 1, guess, overlap, mode="gaussian", cval=-2.0
     )
     torch.testing.assert_close(torch.cat(chunks, dim=1), whole[0], atol=1e-6, rtol=1e-5)
-    assert max(chunk.shape[1] for chunk in chunks) <= 8
     assert counts == sorted(counts)
     assert counts[-1] == count_windows(size, plan(window, overlap))
 
@@ -106,6 +105,18 @@ def test_plans_of_a_gpu_end_on_the_cpu() -> None:
         ("cuda", "cpu", 1),
     ]
     assert [each.device.type for each in found[-3:]] == ["cpu"] * 3
+
+
+def test_slices_leave_in_pieces_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sliding, "_CHUNK_VALUES", 3 * 10 * 10 * 2)
+    image = torch.zeros(20, 10, 10)
+    chunks = stream_probabilities(
+        guess, image, plan((8, 10, 10)), fill=0.0, on_windows=lambda _: None
+    )
+    kept = list(chunks)
+    assert {chunk.shape[1] for chunk in kept} == {2}
+    parts = list(upsample(iter(kept), (20, 10, 10), (40, 10, 20)))
+    assert {part.shape[1] for _, part in parts} == {1}
 
 
 @pytest.mark.parametrize(("limit", "depth"), [(10**9, 64), (3 * 4 * 60 * 60 * 40, 32), (1, 16)])
