@@ -168,11 +168,13 @@ def test_main_exits_with_the_code_and_listens_to_sigterm(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     monkeypatch.setattr(sys, "argv", ["semiseg", "--version"])
     try:
         with pytest.raises(SystemExit) as ended:
             app.main()
         assert ended.value.code == 0
+        assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
     finally:

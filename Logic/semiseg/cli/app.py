@@ -111,6 +111,9 @@ def _global_options(
 def main() -> NoReturn:
     """Entry point of the `semiseg` program."""
     signal.signal(signal.SIGTERM, _stop)
+    # Threads that spin while they wait make learning four times slower as soon as other programs
+    # want the same cores. Read when torch is loaded; what the user set stays.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(run(sys.argv[1:]))
 
 

@@ -42,7 +42,7 @@ class Bars:
             total=event.total or None,
             count=count(event),
             left=time_left(event),
-            message=figures(event) or event.message[:60],
+            message=event.message[:60] or figures(event),
         )
 
     def clear(self) -> None:
@@ -75,7 +75,7 @@ class Lines:
             self._last[phase] = now
             if ends:
                 self._ended.add(phase)
-            parts = (count(event), time_left(event), figures(event), event.message)
+            parts = (count(event), time_left(event), event.message or figures(event))
             self._stream.write(f"{phase}: {', '.join(filter(None, parts)) or 'started'}\n")
             self._stream.flush()
 
