@@ -12,6 +12,7 @@ Modality = Literal["CT", "MR"]
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 Device = Literal["auto", "cpu", "cuda"]
 Validation = Literal["auto", "split", "leave_one_out", "slices", "none"]
+FillChoice = Literal["auto", "guided", "interpolated", "nearest"]
 T = TypeVar("T")
 
 
@@ -29,12 +30,18 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class SliceConfig:
-    """Few done slices to a volume; distances in millimetres."""
+    """Few done slices to a volume; distances in millimetres.
 
+    `method` "auto" lets a self-check on the done slices choose for each structure; without
+    `image_guided` among the ways that look at shapes only.
+    """
+
+    method: FillChoice = "auto"
     image_guided: bool = True
     confidence_distance_mm: float = 15.0
 
     def __post_init__(self) -> None:
+        check_choice("method", self.method, get_args(FillChoice))
         check_range("confidence_distance_mm", self.confidence_distance_mm, 0.1, 1000)
 
 

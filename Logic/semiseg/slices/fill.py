@@ -116,7 +116,9 @@ def _chosen(planes: Sequence[StructurePlane], config: SliceConfig) -> StructureF
     check = SelfCheck()
     for plane in planes:
         check = check.joined(plane.check(image_guided=config.image_guided))
-    method = best_method(check, image_guided=config.image_guided)
+    method = config.method
+    if method == "auto":
+        method = best_method(check, image_guided=config.image_guided)
     measured = {m: check.dice(m) for m in FILL_METHODS}
     return StructureFill(
         method=method,
