@@ -19,6 +19,7 @@ from semiseg.images.reading import write_image
 from semiseg.report.cases import done_slices, volume_rows
 from semiseg.report.curves import line_chart
 from semiseg.report.evaluation_tables import evaluation_table, newest_per_subject
+from semiseg.report.history import LabelHistory, label_history
 from semiseg.report.learning import in_words, learning_charts
 from semiseg.report.ledger_strip import ledger_strips
 from semiseg.report.privacy import Scrubber
@@ -88,11 +89,13 @@ def full(tmp_path: Path) -> Study:
     drawn[[2, 5]] = label[[2, 5]]
     study.annotate("ct_a", drawn, plane="axial", indices=[2, 5], empty=[0])
     study.mark_slices("ct_a", "axial", [7], SliceState.SUGGESTED, [1])
+    info = {"self_check": {"1": 0.876, "x": 1.0, "4": None}, "atlases": []}
     for case_id, verdict in (("ct_a", "accept"), ("ct_b", "down_weight"), ("ct_c", "reject")):
         gate = GateRecord(verdict=verdict, score=0.5, reasons=(f"reason of {case_id}",))
         study.propagated(
-            case_id, label, np.full(label.shape, 0.5), structure_ids=[1, 4], gate=gate, info={}
+            case_id, label, np.full(label.shape, 0.5), structure_ids=[1, 4], gate=gate, info=info
         )
+        info = {"atlases": ["ct_a"]}
     study.add_model(_write_weights, {"name": "first", **_description()})
     info = {"notes": ["smaller windows were used"], "seconds": 3.21, "device": "cpu"}
     study.predicted("ct_a", label, unsure, model_id=1, info=info)
@@ -200,6 +203,11 @@ def test_a_full_study_tells_everything(full):
         "learning rate 0.001, minutes not set",
         "smaller windows were used. Segmented in 3.21 s on cpu.",
         "Mean Dice 0.61",
+        "Trust score 0.50 of 1. Filled in between its own slices.",
+        "Labels lent by ct_a.",
+        "Self-check Dice",
+        "0.88",
+        "the model saw the finished slices",
     ):
         assert words in page.text, words
     for case in full.cases.values():
@@ -381,6 +389,40 @@ def test_long_journals_are_cut_to_the_newest(full):
     assert "number: 3;" not in text
 
 
+def test_who_drew_is_told_and_a_simulated_person_is_called_so(tmp_path):
+    study = _study(tmp_path)
+    _add(study, tmp_path, "a")
+    study.annotate("a", _label(), plane="axial", indices=[3], author="simulated")
+    text = _Page(write_report(study)).text
+    assert "A simulated person, who copies a full label, finished 1 slice in 1 scan" in text
+    assert "Drawn by simulated." in text
+    study.annotate("a", _label(), plane="axial", indices=[4], author="Dr. A")
+    text = _Page(write_report(study)).text
+    assert "A person finished 2 slices" in text
+    assert "Drawn by simulated, Dr. A." in text
+
+
+def test_a_damaged_version_tells_nothing_of_its_history(full):
+    labels = full.folder / "cases" / "ct_b" / "labels"
+    assert label_history(labels).atlases == ("ct_a",)
+    (max(labels.iterdir()) / "version.json").write_text("{")
+    assert label_history(labels) == LabelHistory()
+    assert label_history(labels / "none") == LabelHistory()
+
+
+def test_figures_of_labels_say_that_drawn_slices_are_part_of_them():
+    for what, drawn, learning in (
+        ("label", True, False),
+        ("combined", True, True),
+        ("prediction", False, True),
+    ):
+        caution = evaluation_table(_rows(), {"what": what}, number=1, date="d").caution
+        assert ("drawn by hand are part" in caution, "Used for learning" in caution) == (
+            drawn,
+            learning,
+        )
+
+
 def test_volumes_are_split_by_who_drew(full):
     label, prediction = full.label("ct_a"), full.prediction("ct_b")
     rows = volume_rows(label, prediction, full.protocol.segments(), GRID.voxel_ml)
@@ -473,6 +515,12 @@ def test_history_without_steps_counts_entries():
     )
     assert [chart.title for chart in (loss, dice)] == ["Loss", "Validation Dice"]
     assert dice.y_ticks[-1].text == "1"
+
+
+def test_curves_of_one_history_share_their_steps():
+    loss, dice = learning_charts([{"step": 50, "validation_dice": 0.4}, {"step": 100, "loss": 1.0}])
+    assert loss.x_ticks == dice.x_ticks
+    assert dice.series[0].end_x < loss.series[0].end_x == 544
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from semiseg.errors import SemiSegError
 from semiseg.images.grid import Plane
 from semiseg.images.labels import Segment
 from semiseg.report.gallery import Gallery, Scan, make_gallery
+from semiseg.report.history import SIMULATED, LabelHistory, label_history
 from semiseg.report.ledger_strip import Strip, ledger_strips
 from semiseg.study.case import PROTECTED, Case, CaseLabel, GateRecord, Prediction
 from semiseg.study.ledger import FINISHED, Ledger
@@ -29,7 +30,7 @@ class VolumeRow:
     """Volumes of one structure in millilitres; None where there is nothing to measure.
 
     `confidence` and `uncertainty` are means over what the program filled in and over what the
-    model drew.
+    model drew; `self_check` is the Dice of drawn slices that were left out and filled in.
     """
 
     segment: Segment
@@ -38,6 +39,7 @@ class VolumeRow:
     predicted_ml: float | None
     confidence: float | None
     uncertainty: float | None
+    self_check: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,7 @@ class GateView:
     headline: str
     score: float
     reasons: tuple[str, ...]
+    source: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,8 @@ class CaseReport:
     strips: tuple[Strip, ...]
     volumes: tuple[VolumeRow, ...]
     human_slices: int
+    simulated: bool
+    authors: tuple[str, ...]
     label_version: int | None
     prediction_version: int | None
     model_id: int | None
@@ -69,8 +74,8 @@ class CaseReport:
     remarks: tuple[str, ...]
 
     @property
-    def has_human(self) -> bool:
-        return any(row.human_ml for row in self.volumes)
+    def has_self_check(self) -> bool:
+        return any(row.self_check is not None for row in self.volumes)
 
     @property
     def has_program(self) -> bool:
@@ -82,15 +87,21 @@ def report_case(study: Study, case: Case, segments: Sequence[Segment], number: i
     reading = _Reading(study, case)
     label, prediction = reading.label(), reading.prediction()
     ledger = label.ledger if label else Ledger()
+    history = label_history(study.folder / "cases" / case.id / "labels")
+    volumes = volume_rows(label, prediction, segments, case.grid.voxel_ml)
     return CaseReport(
         case=case,
         anchor=f"case-{number}",
         size=_size(case),
         gallery=reading.gallery(label, prediction, segments, f"case-{number}"),
-        gate=_gate_view(case.gate),
+        gate=_gate_view(case.gate, history),
         strips=ledger_strips(ledger, case.grid, segments),
-        volumes=volume_rows(label, prediction, segments, case.grid.voxel_ml),
+        volumes=tuple(
+            replace(row, self_check=history.self_check.get(row.segment.id)) for row in volumes
+        ),
         human_slices=sum(len(slices) for slices in done_slices(ledger).values()),
+        simulated=history.authors == (SIMULATED,),
+        authors=history.authors,
         label_version=label.version if label else None,
         prediction_version=prediction.version if prediction else None,
         model_id=prediction.model_id if prediction else None,
@@ -189,14 +200,18 @@ class _Reading:
         )
 
 
-def _gate_view(gate: GateRecord | None) -> GateView | None:
+def _gate_view(gate: GateRecord | None, history: LabelHistory) -> GateView | None:
     if gate is None:
         return None
+    source = "Filled in between its own slices." if history.propagated else ""
+    if history.atlases:
+        source = f"Labels lent by {', '.join(history.atlases)}."
     return GateView(
         verdict=gate.verdict,
         headline=_VERDICTS[gate.verdict],
         score=gate.score,
         reasons=gate.reasons,
+        source=source,
     )
 
 

@@ -46,20 +46,25 @@ Points = Sequence[tuple[float, float]]
 
 
 def line_chart(
-    title: str, x_label: str, data: Mapping[str, Points], *, y_top: float | None = None
+    title: str,
+    x_label: str,
+    data: Mapping[str, Points],
+    *,
+    x_end: float | None = None,
+    y_top: float | None = None,
 ) -> Chart | None:
     """A chart of `data` (name -> points in order of x); None when no finite point is left.
 
-    The y axis starts at zero and ends at `y_top`, or else above the largest value.
+    The axes start at zero and end at `x_end` and `y_top`, or else at the largest value.
     """
     lines = {name: _finite(points) for name, points in data.items()}
     lines = {name: points for name, points in lines.items() if points}
     if not lines:
         return None
     every = [point for points in lines.values() for point in points]
-    x_low, x_high = min(x for x, _ in every), max(x for x, _ in every)
-    x_low = min(x_low, 0.0)
-    y_low, y_high = min(0.0, *(y for _, y in every), 0.0), y_top or max(y for _, y in every)
+    x_low, y_low = (min(0.0, *values) for values in zip(*every, (0.0, 0.0), strict=True))
+    x_high, y_high = (max(values) for values in zip(*every, strict=True))
+    x_high, y_high = x_end or x_high, y_top or y_high
     x_axis = _Axis(low=x_low, high=max(x_high, x_low + 1e-9), start=LEFT, stop=WIDTH - RIGHT)
     y_axis = _Axis(low=y_low, high=max(y_high, y_low + 1e-9), start=HEIGHT - BOTTOM, stop=TOP)
     return Chart(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -59,10 +59,6 @@ class Group:
     overall: Score
 
     @property
-    def learning(self) -> bool:
-        return self.use == _USES["train"]
-
-    @property
     def n_scans(self) -> str:
         return f"{len(self.case_ids)} scan{'' if len(self.case_ids) == 1 else 's'}"
 
@@ -91,6 +87,7 @@ class EvaluationTable:
     number: int
     date: str
     subject: str
+    caution: str
     reference: str
     policy: str
     model: str
@@ -123,6 +120,7 @@ def evaluation_table(
         number=number,
         date=date,
         subject=_SUBJECTS.get(what, what or "Segmentation"),
+        caution=_caution(what, {split for _, split in keys}),
         reference=note.rstrip(".") or "reference labels whose origin was not stated",
         policy=_text(settings, "policy"),
         model=", ".join(name for name in _in_order(_text(r, "model_id") for r in rows) if name),
@@ -136,6 +134,19 @@ def evaluation_table(
         cases=_case_rows(rows, names),
         missed=_score(rows).missed,
     )
+
+
+def _caution(what: str, splits: Collection[str]) -> str:
+    """What a reader should keep in mind about the figures."""
+    cautions = []
+    if what != "prediction":
+        cautions.append("The slices drawn by hand are part of what is scored.")
+    if "train" in splits and what != "label":
+        cautions.append(
+            "Used for learning: the model saw the finished slices of these scans, so their "
+            "figures promise less for other patients."
+        )
+    return " ".join(cautions)
 
 
 def newest_per_subject(tables: Sequence[EvaluationTable]) -> tuple[EvaluationTable, ...]:

@@ -90,9 +90,10 @@ def learning_charts(history: Sequence[Values]) -> list[Chart]:
             curves.setdefault(name, []).append((x, value))
     losses = {name: points for name, points in curves.items() if "loss" in name}
     scores = {name: points for name, points in curves.items() if name.endswith("dice")}
+    end = max((x for points in curves.values() for x, _ in points), default=None)
     charts = (
-        line_chart("Loss", "steps", _plain_names(losses)),
-        line_chart("Validation Dice", "steps", _plain_names(scores), y_top=1.0),
+        line_chart("Loss", "steps", _plain_names(losses), x_end=end),
+        line_chart("Validation Dice", "steps", _plain_names(scores), x_end=end, y_top=1.0),
     )
     return [chart for chart in charts if chart is not None]
 

@@ -174,7 +174,7 @@ def heat(uncertainty: NDArray[np.float32]) -> str:
     picture = _shrunk(Pixels.fromarray(np.ascontiguousarray(np.rint(level).astype(np.uint8))))
     ramp = np.linspace(0, 1, _HEAT_LEVELS)[:, None]
     picture.putpalette((_HEAT_LOW + ramp * (_HEAT_HIGH - _HEAT_LOW)).astype(np.uint8).tobytes())
-    opacity = (np.sqrt(ramp[:, 0]) * 225).astype(np.uint8).tobytes()
+    opacity = (np.sqrt(ramp[:, 0]) * 165).astype(np.uint8).tobytes()
     return _data_uri(picture, "PNG", transparency=opacity)
 
 

@@ -97,7 +97,10 @@ def _work(cases: Sequence[CaseReport]) -> str:
     segmented = sum(case.prediction_version is not None for case in cases)
     if not slices:
         return "No slice has been done by hand yet."
-    text = f"A person finished {count(slices, 'slice')} in {count(drawn, 'scan')}"
+    person = "A person"
+    if all(case.simulated for case in cases if case.human_slices):
+        person = "A simulated person, who copies a full label,"
+    text = f"{person} finished {count(slices, 'slice')} in {count(drawn, 'scan')}"
     refused = sum(case.gate is not None and case.gate.verdict == "reject" for case in cases)
     if any(case.has_program for case in cases):
         text += "; propagation filled in what lies between and beyond"
