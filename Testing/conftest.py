@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from semiseg.study.protocol import Protocol, common_structure
 from semiseg.study.study import Study
 
 PhantomStudy = Callable[..., Study]
+
+# Small volumes on many threads wait for each other: a busy machine then takes ten times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture
