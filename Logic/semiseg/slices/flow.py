@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -96,7 +97,7 @@ def _step(fixed: Tensor, moving: Tensor, fixed_slopes: Tensor, flow: Tensor) -> 
     a, b, c, p, q = sums.unbind(1)
     a, c = a + _DAMPING, c + _DAMPING
     update = torch.stack([c * p - b * q, a * q - b * p], dim=1) / (a * c - b * b)[:, None]
-    length = update.norm(dim=1, keepdim=True)
+    length = update.square().sum(dim=1, keepdim=True).sqrt()
     update = update * (_LONGEST_STEP_PIXELS / length.clamp_min(_LONGEST_STEP_PIXELS))
     return _blurred(flow + update, _SMOOTHING_PIXELS)
 
@@ -110,17 +111,24 @@ def _slopes(values: Tensor) -> Tensor:
 
 
 def _blurred(values: Tensor, sigma_pixels: float) -> Tensor:
+    """Gaussian means, borders repeated; as products of matrices, which is fastest on a CPU."""
+    height, width = values.shape[-2:]
+    rows = _gaussian_rows(height, sigma_pixels).to(values)
+    columns = _gaussian_rows(width, sigma_pixels).to(values)
+    return rows @ (values @ columns.T)
+
+
+@lru_cache(maxsize=64)
+def _gaussian_rows(size: int, sigma_pixels: float) -> Tensor:
+    """(size, size): row i holds the weights of all pixels of a line in the mean at i."""
     radius = math.ceil(2.5 * sigma_pixels)
-    offsets = torch.arange(-radius, radius + 1, dtype=values.dtype, device=values.device)
+    offsets = torch.arange(-radius, radius + 1)
     kernel = torch.exp(-(offsets**2) / (2 * sigma_pixels**2))
-    kernel = kernel / kernel.sum()
-    number, channels, height, width = values.shape
-    flat = values.reshape(number * channels, 1, height, width)
-    flat = functional.pad(flat, (radius, radius, 0, 0), mode="replicate")
-    flat = functional.conv2d(flat, kernel.view(1, 1, 1, -1))
-    flat = functional.pad(flat, (0, 0, radius, radius), mode="replicate")
-    flat = functional.conv2d(flat, kernel.view(1, 1, -1, 1))
-    return flat.reshape(number, channels, height, width)
+    target = torch.arange(size)[:, None].expand(-1, len(offsets))
+    source = (target + offsets).clamp(0, size - 1)
+    rows = torch.zeros(size, size)
+    rows.index_put_((target, source), (kernel / kernel.sum()).expand(size, -1), accumulate=True)
+    return rows
 
 
 def _pixels(like: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ class StructurePlane:
         """The structure told by `method`; None where it is in no done slice."""
         if self.stack is None:
             return None
-        score, agreement = _told(self.stack, self.guided, method)
+        score, agreement = _told(self.stack, self.guided if method == "guided" else None, method)
         return self._placed(self.stack, score, agreement)
 
     def _placed(self, stack: Stack, score: Tensor, agreement: Tensor) -> Opinions:
