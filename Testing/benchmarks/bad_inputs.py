@@ -1,8 +1,8 @@
 """Bad input of every kind, the sentence that the user sees, and the proof that nothing was lost.
 
-Each case is one command on a small good study. Before and after, every file of the study that holds
-work is hashed: a refused command must leave all of them as they were, must end with a documented
-exit code and must not show a traceback.
+Each case is one command on a small good study. Before and after, every file of every version of
+labels, predictions and models and the study file are hashed: a refused command must leave all of
+them as they were, must end with a documented exit code and must not show a traceback.
 
     python Testing/benchmarks/bad_inputs.py --out bad_inputs.json
 """
@@ -29,7 +29,8 @@ import numpy as np
 import SimpleITK as sitk
 from phantom import SHAPE_ZYX, make_phantoms
 
-KEPT = ("study.json", "cases", "models", "evaluations")
+KEPT = ("study.json", "cases/*/labels/*/*", "cases/*/predictions/*/*", "models/*/*")
+LOCKS: list[object] = []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,10 +126,9 @@ def semiseg(*arguments: str, check: bool = False) -> subprocess.CompletedProcess
 
 def hashes(study: Path) -> dict[str, str]:
     found = {}
-    for name in KEPT:
-        for path in [study / name, *sorted((study / name).rglob("*"))]:
-            if path.is_file() and not path.name.startswith("."):
-                found[str(path.relative_to(study))] = hashlib.sha256(path.read_bytes()).hexdigest()
+    for path in (path for pattern in KEPT for path in sorted(study.glob(pattern))):
+        if path.is_file() and not path.name.startswith("."):
+            found[str(path.relative_to(study))] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
 
 
@@ -323,17 +323,11 @@ def no_structures(place: Place) -> list[str]:
 
 
 def locked(place: Place) -> list[str]:
-    import psutil
+    from semiseg.study.study import Study
 
-    owner = psutil.Process()
-    lock = {
-        "pid": owner.pid,
-        "host": platform.node(),
-        "process_started": owner.create_time(),
-        "started": datetime.now(UTC).isoformat(),
-        "token": "somebody-else",
-    }
-    (place.study / "lock.json").write_text(json.dumps(lock))
+    held = Study.open(place.study).writing()
+    held.__enter__()
+    LOCKS.append(held)
     return place.annotate(place.good / "ct_label.nii.gz", "--done", "12")
 
 
