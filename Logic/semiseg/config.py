@@ -96,7 +96,7 @@ class TrainConfig:
     spacing_mm: float | None = None
     patch: tuple[int, int, int] | None = None
     batch_size: int | None = None
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     use_propagated: bool = True
     checkpoint_every_s: float = 20.0
     checkpoint_every_steps: int | None = None
