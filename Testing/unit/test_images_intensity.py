@@ -119,6 +119,17 @@ def test_mr_percentiles_are_those_of_the_mask() -> None:
     assert scaled[0, 0, 500] == pytest.approx(0, abs=0.02)
 
 
+def test_dark_organs_beside_bright_fat_keep_their_contrast_in_mr() -> None:
+    rng = np.random.default_rng(0)
+    array = np.abs(rng.normal(0, 3, GRID.shape_zyx)) + ellipse(GRID.shape_zyx) * 500
+    organs = ellipse(GRID.shape_zyx, 0.5)
+    array[organs] = 30
+    array[:, :, 16:][organs[:, :, 16:]] = 95
+    scaled = normalise(array.astype(np.float32), "MR")
+    dark, less_dark = scaled[6, 15, 14], scaled[6, 15, 18]
+    assert -0.95 < dark < less_dark - 0.15
+
+
 def test_ct_in_an_8_bit_window_still_spreads_over_the_scale() -> None:
     window = np.clip((scan("CT") + 125) * 255 / 400, 0, 255)
     scaled = normalise(window, "CT")

@@ -17,7 +17,8 @@ CT_WINDOW_HU = (-150.0, 250.0)
 MR_PERCENTILES = (0.5, 99.5)
 NORMALISATION = (
     "CT: HU clipped to [-150, 250] and scaled to [-1, 1]; "
-    "MR, and CT without negative values: percentiles 0.5 and 99.5 of the body scaled to [-1, 1]"
+    "MR, and CT without negative values: from percentile 0.5 of all values to percentile 99.5 "
+    "of the bright ones, scaled to [-1, 1]"
 )
 _SAMPLES = 200_000
 _BODY_SPACING_MM = 4.0
@@ -54,7 +55,9 @@ def normalise(
 ) -> NDArray[np.float32]:
     """`array` scaled to [-1, 1] as `NORMALISATION` says; zeros where all values are one.
 
-    The MR percentiles are taken inside `mask`, or among values above an Otsu threshold.
+    The MR percentiles are taken inside `mask`; without one, the upper among values above half an
+    Otsu threshold, so that the share of air does not matter, and the lower among all, since
+    organs beside bright fat may lie far below that threshold.
     """
     check_choice("modality", modality, MODALITIES)
     values = np.asarray(array, dtype=np.float32)
@@ -122,11 +125,12 @@ def _percentile_window(
         return 0.0, 0.0
     inside = values[mask] if mask is not None and mask.any() else values
     sample = _sample(inside)
+    bright = sample
     if mask is None:
         above = sample[sample > 0.5 * otsu(sample)]
-        sample = above if above.size else sample
-    low, high = np.percentile(sample, MR_PERCENTILES)
-    return float(low), float(high)
+        bright = above if above.size else sample
+    low, high = MR_PERCENTILES
+    return float(np.percentile(sample, low)), float(np.percentile(bright, high))
 
 
 def otsu(sample: NDArray[np.floating]) -> float:
