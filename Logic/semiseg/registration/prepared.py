@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -17,7 +17,7 @@ from semiseg.images.intensity import body_mask, normalise
 from semiseg.images.reading import Image
 from semiseg.images.resampling import resample_image, spaced_grid, zoom_linear
 from semiseg.registration.features import mind_ssc
-from semiseg.registration.sampling import FeatureMap, feature_map, pooled
+from semiseg.registration.sampling import FeatureMap, feature_map, pooled, rows
 
 _STRAIGHT = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 _MARGIN_VOXELS = 2
@@ -40,18 +40,24 @@ class Prepared:
     def features(self) -> FeatureMap:
         """MIND-SSC at half the working resolution, averaged from the full one."""
         volume = torch.from_numpy(self.array).to(self.device)
-        mask = torch.from_numpy(self.mask).to(self.device)
-        full = feature_map(mind_ssc(volume), mask, self._origin_zyx, self.spacing_mm)
-        return pooled(full, 2)
+        return pooled(self._map(mind_ssc(volume)), 2)
+
+    @cached_property
+    def overview(self) -> FeatureMap:
+        """MIND-SSC of the image at three times the working spacing, for the start."""
+        volume = torch.from_numpy(self.array).to(self.device)
+        small = pooled(self._map(volume[None]), 3)
+        return replace(small, table=rows(mind_ssc(small.volume[0], dilation=1)))
 
     @property
     def spacing_mm(self) -> float:
         """Spacing of the grid along every axis."""
         return self.grid.spacing_mm_xyz[0]
 
-    @property
-    def _origin_zyx(self) -> Tensor:
-        return torch.tensor(self.grid.origin_mm_lps[::-1], dtype=torch.float32, device=self.device)
+    def _map(self, volume: Tensor) -> FeatureMap:
+        mask = torch.from_numpy(self.mask).to(self.device)
+        origin = torch.tensor(self.grid.origin_mm_lps[::-1], dtype=torch.float32)
+        return feature_map(volume, mask, origin.to(self.device), self.spacing_mm)
 
 
 def prepare(image: Image, modality: Modality, config: RegistrationConfig) -> Prepared:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from semiseg.config import RegistrationConfig
 from semiseg.errors import ConfigError
 from semiseg.events import Emit, Progress, ignore
-from semiseg.registration.dense import DenseSettings, discrete_search, mean_distance, refine
+from semiseg.registration.dense import DenseSettings, mean_distance, refine
+from semiseg.registration.discrete import Coarse, search_both_ways
 from semiseg.registration.features import CHANNELS
 from semiseg.registration.field import Field, folded_fraction, inverse_error_mm
 from semiseg.registration.prepared import Prepared, prepare
@@ -22,7 +23,7 @@ from semiseg.registration.start import Start, find_start
 from semiseg.registration.warp import warp_image, warp_label, warp_onehot
 
 # Counts up whenever results change, so that kept registrations are not mistaken for new ones.
-ALGORITHM = 1
+ALGORITHM = 2
 
 __all__ = [
     "ALGORITHM",
@@ -68,39 +69,41 @@ def register(
     """Find where each point of `fixed` lies in `moving`; `both_ways` also the way back."""
     _require_same_spacing(fixed, moving)
     clock = time.perf_counter()
-    progress = Progress(emit, "register", 3 if both_ways else 2)
-    start = find_start(fixed.features, moving.features)
+    progress = Progress(emit, "register", 3 + both_ways)
+    start = find_start(fixed.overview, moving.overview)
     progress.update(1, start.reason)
-    spline = _dense(fixed, moving, start, config)
-    field = _field(fixed, start, spline)
-    inverse = _inverse(fixed, moving, start, config) if both_ways else None
-    progress.update(3 if both_ways else 2)
-    error = None if inverse is None else inverse_error_mm(field, inverse, fixed.mask)
+    there, back = search_both_ways(fixed.features, moving.features, start)
+    progress.update(2)
+    spline = _dense(fixed, moving, start, there, config)
+    progress.update(3)
+    field, inverse = _field(fixed, start, spline), None
+    if both_ways:
+        home = start.inverse()
+        inverse = _field(moving, home, _dense(moving, fixed, home, back, config))
+        progress.update(4)
     return RegistrationResult(
         field=field,
         inverse=inverse,
         folded=folded_fraction(field, fixed.mask),
         similarity_before=_similarity(fixed, moving, start, None),
         similarity_after=_similarity(fixed, moving, start, spline),
-        inverse_error_mm=error,
+        inverse_error_mm=None if inverse is None else inverse_error_mm(field, inverse, fixed.mask),
         start_certainty=start.certainty,
         start_reason=start.reason,
         seconds=time.perf_counter() - clock,
     )
 
 
-def _dense(fixed: Prepared, moving: Prepared, start: Start, config: RegistrationConfig) -> Spline:
+def _dense(
+    fixed: Prepared, moving: Prepared, start: Start, coarse: Coarse, config: RegistrationConfig
+) -> Spline:
     settings = DenseSettings(
-        iterations=config.iterations, smoothness=0.3 * config.smoothness, knot_mm=config.grid_mm
+        iterations=config.iterations,
+        smoothness=0.4 * config.smoothness,
+        knot_mm=config.grid_mm,
+        seed=config.seed,
     )
-    first = discrete_search(fixed.features, moving.features, start, settings)
-    return refine(fixed.features, moving.features, start, first, settings)
-
-
-def _inverse(fixed: Prepared, moving: Prepared, start: Start, config: RegistrationConfig) -> Field:
-    """The registration the other way round, from the same start turned about."""
-    back = start.inverse()
-    return _field(moving, back, _dense(moving, fixed, back, config))
+    return refine(fixed.features, moving.features, start, coarse, settings)
 
 
 def _field(fixed: Prepared, start: Start, spline: Spline) -> Field:

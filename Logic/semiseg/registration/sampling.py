@@ -81,11 +81,16 @@ def feature_map(
 ) -> FeatureMap:
     """A map of `volume` (C, D, H, W) and `mask` (D, H, W)."""
     return FeatureMap(
-        table=volume.flatten(1).T.contiguous(),
+        table=rows(volume),
         mask=mask,
         origin_mm_zyx=origin_mm_zyx,
         spacing_mm=spacing_mm,
     )
+
+
+def rows(volume: Tensor) -> Tensor:
+    """(C, D, H, W) as (D * H * W, C), contiguous."""
+    return volume.flatten(1).T.contiguous()
 
 
 def pooled(source: FeatureMap, factor: int) -> FeatureMap:

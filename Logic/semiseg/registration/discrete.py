@@ -1,0 +1,131 @@
+"""Coarse matching: every displacement of a cell is tried, then neighbours are made to agree.
+
+Sources: Heinrich et al., MICCAI 2014 (coupled convex optimisation of discrete choices); Siebert
+et al., ConvexAdam, arXiv 2024 (both directions made consistent).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from semiseg.registration.sampling import FeatureMap, block_mean, feature_map, lattice_points
+from semiseg.registration.start import Start
+
+_COUPLING = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+_CONSISTENCY_ROUNDS = 15
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coarse:
+    """Displacement in mm of cells, `map.table` (N, 3) in z, y, x, read like features."""
+
+    map: FeatureMap
+
+    def at(self, points_mm_zyx: Tensor) -> Tensor:
+        """Displacement (N, 3) at points (N, 3); beyond the cells the border's."""
+        return self.map.sample(points_mm_zyx)[0]
+
+
+def search_both_ways(
+    fixed: FeatureMap, moving: FeatureMap, start: Start, *, cell: int = 3, reach: int = 4
+) -> tuple[Coarse, Coarse]:
+    """Displacements before `start` that lead from fixed to moving, and the same the way back.
+
+    Cells are cubes of `cell` nodes; displacements reach `reach` cells along every axis.
+    """
+    back = start.inverse()
+    forward = _search(fixed, moving, start, cell, reach)
+    backward = _search(moving, fixed, back, cell, reach)
+    return _consistent(forward, backward, start, back)
+
+
+def _search(fixed: FeatureMap, moving: FeatureMap, start: Start, cell: int, reach: int) -> Coarse:
+    cells = _cells(fixed, cell)
+    cost, choices = _cost_volume(cells, _softened(moving, cell), start, reach)
+    field = _coupled(cost, choices, cells.shape) * cells.spacing_mm
+    return Coarse(map=replace(cells, table=field.flatten(1).T.contiguous()))
+
+
+def _consistent(
+    forward: Coarse, backward: Coarse, start: Start, back: Start
+) -> tuple[Coarse, Coarse]:
+    """Both fields drawn towards each other's inverse."""
+    here, there = forward.map.points(), backward.map.points()
+    for _ in range(_CONSISTENCY_ROUNDS):
+        u, v = forward.map.table, backward.map.table
+        to_fixed = backward.at(start(here + u)) @ back.matrix.T
+        to_moving = forward.at(back(there + v)) @ start.matrix.T
+        forward = Coarse(map=replace(forward.map, table=(u - to_fixed) / 2))
+        backward = Coarse(map=replace(backward.map, table=(v - to_moving) / 2))
+    return forward, backward
+
+
+def _cells(features: FeatureMap, factor: int) -> FeatureMap:
+    """Means over cubes; the mask is the share of each cube that lies in the body."""
+    return feature_map(
+        block_mean(features.volume, factor),
+        block_mean(features.mask[None].float(), factor)[0],
+        features.origin_mm_zyx + (factor - 1) / 2 * features.spacing_mm,
+        features.spacing_mm * factor,
+    )
+
+
+def _softened(features: FeatureMap, side: int) -> FeatureMap:
+    """Running means over cubes of an odd `side`, so that cells compare with cells."""
+    soft = _running_mean(features.volume, side)
+    return feature_map(soft, features.mask, features.origin_mm_zyx, features.spacing_mm)
+
+
+def _cost_volume(
+    cells: FeatureMap, moving: FeatureMap, start: Start, reach: int
+) -> tuple[Tensor, Tensor]:
+    """Squared distances (K, N) of N cells for the K displacements (K, 3), in cells.
+
+    Weighted by the share of body, smoothed over neighbours. Places outside the moving image cost
+    the mean of the others, so that they neither attract nor repel.
+    """
+    shape = cells.shape
+    wide = [n + 2 * reach for n in shape]
+    origin = cells.origin_mm_zyx - reach * cells.spacing_mm
+    points = lattice_points(wide, origin, cells.spacing_mm).reshape(-1, 3)
+    values, inside = moving.sample(start(points))
+    seen, shifted = inside.reshape(wide), values.T.reshape(-1, *wide).contiguous()
+    target = cells.volume.contiguous()
+    steps = torch.arange(-reach, reach + 1, device=target.device, dtype=torch.float32)
+    choices = torch.stack(torch.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
+    cost = torch.empty(len(choices), *shape, device=target.device)
+    for row, corner in enumerate((choices + reach).long().tolist()):
+        window = tuple(slice(c, c + n) for c, n in zip(corner, shape, strict=True))
+        difference = (target - shifted[(slice(None), *window)]).square_().sum(0)
+        cost[row] = difference.where(seen[window], torch.nan)
+    typical = cost[:, cells.mask > 0].nanmean().nan_to_num(0.0)
+    cost = cost.where(~cost.isnan(), typical).mul_(cells.mask)
+    return _neighbour_mean(cost).flatten(1), choices
+
+
+def _coupled(cost: Tensor, choices: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Smooth field (3, D, H, W), in cells: the best choices pulled ever closer to their mean."""
+    norms = choices.square().sum(1, keepdim=True)
+    field = _chosen(cost, choices, shape)
+    for weight in _COUPLING:
+        pull = norms - 2 * choices @ field.flatten(1)
+        field = _chosen(cost + weight * pull, choices, shape)
+    return field
+
+
+def _chosen(cost: Tensor, choices: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """The cheapest choice of each cell, averaged over neighbours."""
+    return _running_mean(choices[cost.argmin(0)].T.reshape(-1, *shape), 3)
+
+
+def _running_mean(volume: Tensor, side: int) -> Tensor:
+    padded = functional.pad(volume[None], (side // 2,) * 6, mode="replicate")
+    return functional.avg_pool3d(padded, side, stride=1)[0]
+
+
+def _neighbour_mean(volume: Tensor) -> Tensor:
+    return functional.avg_pool3d(volume[None], 3, 1, padding=1, count_include_pad=False)[0]
