@@ -181,7 +181,7 @@ def test_a_full_study_tells_everything(full):
         "refused for 1 scan",
         "Compared with two readers in consensus, the segmentation by the model reaches a mean "
         "Dice of 0.90 in CT (1 scan used for learning) and 0.35 in CT (1 scan for test)",
-        "1 structure was missed",
+        "A structure was missed once",
         "Research use only",
         "Accepted: the propagated label is trusted",
         "Used with care",
@@ -395,11 +395,11 @@ def test_who_drew_is_told_and_a_simulated_person_is_called_so(tmp_path):
     study.annotate("a", _label(), plane="axial", indices=[3], author="simulated")
     text = _Page(write_report(study)).text
     assert "A simulated person, who copies a full label, finished 1 slice in 1 scan" in text
-    assert "Drawn by simulated." in text
+    assert "Drawn by a simulated person." in text
     study.annotate("a", _label(), plane="axial", indices=[4], author="Dr. A")
     text = _Page(write_report(study)).text
     assert "A person finished 2 slices" in text
-    assert "Drawn by simulated, Dr. A." in text
+    assert "Drawn by a simulated person, Dr. A." in text
 
 
 def test_a_damaged_version_tells_nothing_of_its_history(full):

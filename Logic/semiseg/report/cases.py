@@ -101,7 +101,9 @@ def report_case(study: Study, case: Case, segments: Sequence[Segment], number: i
         ),
         human_slices=sum(len(slices) for slices in done_slices(ledger).values()),
         simulated=history.authors == (SIMULATED,),
-        authors=history.authors,
+        authors=tuple(
+            "a simulated person" if name == SIMULATED else name for name in history.authors
+        ),
         label_version=label.version if label else None,
         prediction_version=prediction.version if prediction else None,
         model_id=prediction.model_id if prediction else None,

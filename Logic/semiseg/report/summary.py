@@ -122,8 +122,8 @@ def _quality(
             f"Dice of {newest.in_words}; 1 is perfect."
         )
         if newest.missed:
-            was = "was" if newest.missed == 1 else "were"
-            text += f" {count(newest.missed, 'structure')} {was} missed."
+            times = "once" if newest.missed == 1 else f"{newest.missed} times"
+            text += f" A structure was missed {times}."
         return text
     if models and models[-1].dice is not None:
         return (
