@@ -90,22 +90,17 @@ def events_in(text: str) -> list[Event]:
 
 def test_help_is_quick_and_loads_nothing_heavy() -> None:
     code = (
-        "import sys, io, contextlib\n"
+        "import sys, io, contextlib, time\n"
         "from semiseg.cli.app import run\n"
         "with contextlib.redirect_stdout(io.StringIO()):\n"
         "    codes = [run(a.split()) for a in ('--help', 'train --help', 'study add --help')]\n"
-        f"print(codes, [m for m in {HEAVY!r} if m in sys.modules])"
+        f"print(codes, [m for m in {HEAVY!r} if m in sys.modules], time.process_time())"
     )
-    seconds = []
-    for _ in range(3):
-        start = time.monotonic()
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        )
-        seconds.append(time.monotonic() - start)
-        assert done.stdout.strip() == "[0, 0, 0] []"
-    # The best of three: other work on the machine must not fail this test.
-    assert min(seconds) < 0.5
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found, seconds = done.stdout.rsplit(maxsplit=1)
+    assert found == "[0, 0, 0] []"
+    # Processor time, since other work on the machine must not fail this test.
+    assert float(seconds) < 0.5
 
 
 @pytest.mark.parametrize(
