@@ -100,7 +100,9 @@ def train(
     batch_size: Annotated[
         int | None, typer.Option(help="Patches per step; chosen if none.")
     ] = None,
-    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = TrainConfig.learning_rate,
+    learning_rate: Annotated[
+        float, typer.Option(help="Highest learning rate.")
+    ] = TrainConfig.learning_rate,
     human_only: Annotated[
         bool, typer.Option("--human-only", help="Do not learn from propagated labels.")
     ] = False,
