@@ -85,6 +85,7 @@ def predict_image(
     del ready  # as large as the image; the clean-up needs the room
     removed: dict[int, int] = {}
     if config.clean_up:
+        emit(Event(kind="progress", phase="predict", message="removing loose islands"))
         rules = {i: rule_for(model.names.get(i, "")) for i in model.classes if i}
         removed = clean_up(target.label, rules)
     return PredictionArrays(

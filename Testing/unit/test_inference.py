@@ -227,10 +227,12 @@ def test_clean_up_removes_islands_and_counts_them() -> None:
     image = ball_image(oblique((12, 30, 30), (1.5, 1.5, 2.0)))
     image.array[1, 1:3, 1:3] = 120.0
     dirty = run(make_model(), image)
-    clean = run(make_model(), image, config=PredictConfig(device="cpu"))
+    events: list[Event] = []
+    clean = run(make_model(), image, config=PredictConfig(device="cpu"), emit=events.append)
     assert dirty.removed_voxels == {}
     assert (dirty.label[1, 1:3, 1:3] == 7).all()
     assert clean.removed_voxels == {7: 4}
+    assert "removing loose islands" in [event.message for event in events]
     assert not clean.label[1, 1:3, 1:3].any()
 
 
