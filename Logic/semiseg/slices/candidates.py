@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from semiseg.slices.flow import NeighbourFlow, chained, enlarged, halved, neighbour_flow, sample
-from semiseg.slices.patches import Source, patch_vote
+from semiseg.slices.patches import Source, patch_vote, usual_difference
 from semiseg.slices.stack import Stack
 from semiseg.slices.targets import Target
 
 FillMethod = Literal["guided", "interpolated", "nearest"]
 FILL_METHODS: tuple[FillMethod, ...] = get_args(FillMethod)
-_COARSE_RADIUS, _COARSE_TOLERANCE = 2, 0.05
-_FINE_RADIUS, _FINE_TOLERANCE = 1, 0.07
+_COARSE_RADIUS = 3
+_LEAST_TOLERANCE, _MOST_TOLERANCE = 0.02, 0.1
+_FINE_RADIUS, _FINE_TOLERANCE, _FINE_ROUNDS = 1, 0.07, 2
 
 Opinion: TypeAlias = "tuple[Tensor, Tensor]"
 """Score in mm, positive inside, and agreement of the two sides in [0, 1]; both (T, 1, h, w)."""
@@ -56,9 +57,9 @@ class Guided:
             self._source(targets, [t.below for t in targets], [1 - t.share for t in targets]),
             self._source(targets, [t.above for t in targets], [t.share for t in targets]),
         ]
-        score, agreement = patch_vote(
-            grey, sources, radius=_COARSE_RADIUS, tolerance=_COARSE_TOLERANCE
-        )
+        usual = usual_difference(grey, sources)
+        tolerance = min(max(usual, _LEAST_TOLERANCE), _MOST_TOLERANCE)
+        score, agreement = patch_vote(grey, sources, radius=_COARSE_RADIUS, tolerance=tolerance)
         like = self._stack.grey
         return enlarged(score, like), enlarged(agreement, like)
 
@@ -68,13 +69,15 @@ class Guided:
         score, agreement = self.coarse(targets)
         places = [target.place for target in targets]
         volume = torch.full_like(stack.grey, -stack.clip_mm)
-        volume[list(stack.done)], volume[places] = stack.clipped, score
-        itself = Source(grey=stack.grey[places], score=score, weight=torch.ones(len(places)))
-        sources = [self._neighbour(volume, places, step) for step in (-1, 1)]
-        settled, _ = patch_vote(
-            itself.grey, [*sources, itself], radius=_FINE_RADIUS, tolerance=_FINE_TOLERANCE
-        )
-        return _ended(settled, targets, stack.clip_mm), agreement
+        volume[list(stack.done)] = stack.clipped
+        for _ in range(_FINE_ROUNDS):
+            volume[places] = score
+            itself = Source(grey=stack.grey[places], score=score, weight=torch.ones(len(places)))
+            sources = [self._neighbour(volume, places, step) for step in (-1, 1)]
+            score, _ = patch_vote(
+                itself.grey, [*sources, itself], radius=_FINE_RADIUS, tolerance=_FINE_TOLERANCE
+            )
+        return _ended(score, targets, stack.clip_mm), agreement
 
     def _source(
         self, targets: Sequence[Target], numbers: Sequence[int], weights: Sequence[float]

@@ -44,6 +44,13 @@ def patch_vote(
     return score, 1 - (inside.amax(dim=0) - inside.amin(dim=0))
 
 
+def usual_difference(grey: Tensor, sources: Sequence[Source]) -> float:
+    """The median over pixels of the least difference between `grey` and any source."""
+    apart = torch.stack([(grey - source.grey).abs() for source in sources]).amin(dim=0)
+    apart = apart[apart > 0]  # clipped greys are equal without being alike
+    return float(apart.median()) if apart.numel() else 0.0
+
+
 def _sum(parts: Sequence[Tensor], sources: Sequence[Source]) -> Tensor:
     weighed = [
         part * source.weight.view(-1, 1, 1, 1) for part, source in zip(parts, sources, strict=True)
