@@ -38,7 +38,7 @@ class SliceConfig:
 
     method: FillChoice = "auto"
     image_guided: bool = True
-    confidence_distance_mm: float = 15.0
+    confidence_distance_mm: float = 60.0
 
     def __post_init__(self) -> None:
         check_choice("method", self.method, get_args(FillChoice))
