@@ -24,9 +24,20 @@ def descendants(pid: int) -> list[psutil.Process]:
     import psutil  # noqa: PLC0415  (the panel loads this module before psutil is installed)
 
     try:
-        return psutil.Process(pid).children(recursive=True)
+        below = psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return []
+    return [process for process in below if _lives(process)]
+
+
+def _lives(process: psutil.Process) -> bool:
+    """Whether `process` still runs; one that only waits for its parent's notice does not."""
+    import psutil  # noqa: PLC0415  (as in `descendants`)
+
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def kill(processes: Iterable[psutil.Process]) -> None:
