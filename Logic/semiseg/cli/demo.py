@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 SLICES = {"CT": 5, "MR": 3}
 NOTE = (
     "Compared with automatic TotalSegmentator labels, not with an expert. The few drawn slices "
-    "come from the same labels and from both scans, so this shows how the loop works on them; "
-    "it is no test on unseen patients."
+    "come from the same labels and are part of the propagated ones; both scans were learnt from. "
+    "So this shows how the loop works; it is no test on unseen patients."
 )
 
 
