@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from semiseg.errors import GeometryMismatchError
 from semiseg.images.grid import Grid
+from semiseg.registration.linear import inside, read_linear
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,19 +31,16 @@ class Field:
                 f"grid, which needs {expected}"
             )
 
-    def at(self, points_mm_lps: NDArray[np.float64]) -> NDArray[np.float64]:
+    def at(self, points_mm_lps: NDArray[np.float64]) -> NDArray[np.float32]:
         """Displacement (..., 3) in mm at world points (..., 3), x, y, z."""
-        voxel_xyz = self.grid.to_voxel(points_mm_lps)
-        voxel_zyx = np.moveaxis(voxel_xyz[..., ::-1], -1, 0)
-        parts = [
-            ndimage.map_coordinates(part, voxel_zyx, order=1, mode="nearest")
-            for part in self.displacement_mm
-        ]
-        return np.stack(parts, axis=-1).astype(np.float64)
+        points = np.asarray(points_mm_lps, dtype=np.float64)
+        voxel_zyx = self.grid.to_voxel(points.reshape(-1, 3))[:, ::-1]
+        return read_linear(self.displacement_mm, voxel_zyx).T.reshape(points.shape)
 
     def moved(self, points_mm_lps: NDArray[np.float64]) -> NDArray[np.float64]:
         """Moving world points (..., 3) of fixed world points (..., 3)."""
-        return points_mm_lps + self.at(points_mm_lps)
+        moved: NDArray[np.float64] = points_mm_lps + self.at(points_mm_lps)
+        return moved
 
 
 def jacobian_determinant(field: Field) -> NDArray[np.float32]:
@@ -76,12 +73,10 @@ def inverse_error_mm(forward: Field, backward: Field, mask: NDArray[np.bool_]) -
     index_zyx = np.argwhere(mask)
     start = forward.grid.to_world(index_zyx[:, ::-1].astype(np.float64))
     moved = forward.moved(start)
-    voxel = backward.grid.to_voxel(moved)
-    last = np.asarray(backward.grid.size_xyz) - 1
-    inside = ((voxel >= -0.5) & (voxel <= last + 0.5)).all(axis=1)
-    if not inside.any():
+    landed = inside(backward.grid.shape_zyx, backward.grid.to_voxel(moved)[:, ::-1])
+    if not landed.any():
         return None
-    error = np.linalg.norm(backward.moved(moved[inside]) - start[inside], axis=1)
+    error = np.linalg.norm(backward.moved(moved[landed]) - start[landed], axis=1)
     return float(np.percentile(error, 95))
 
 
