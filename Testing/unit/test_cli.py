@@ -486,3 +486,22 @@ def test_doctor_shows_what_the_machine_can_do(cli: Cli, monkeypatch: pytest.Monk
     machine = SimpleNamespace(summary=lambda: {"cores": "2"}, to_json=lambda: {"cores": 2})
     stage(monkeypatch, "machine", examine=lambda folder, emit: machine)
     assert "cores" in cli("doctor")[1]
+
+
+def test_export_writes_files_and_replaces_them_only_when_told(
+    cli: Cli, folder: Path, label: Path, tmp_path: Path
+) -> None:
+    code, _, err = cli("export", folder, tmp_path / "out")
+    assert code == ExitCode.LABELS
+    assert "annotate or predict first" in err
+    cli("annotate", folder, "ct", label, "--done", "3")
+    code, out, _ = cli("export", folder, tmp_path / "out", "ct", "--format", "nii.gz")
+    assert code == 0
+    assert "wrote 2 files" in out
+    assert (tmp_path / "out" / "measurements.csv").is_file()
+    code, _, err = cli("export", folder, tmp_path / "out", "--format", "nii.gz")
+    assert code == ExitCode.STORAGE
+    assert "exist" in err
+    again = ("export", folder, tmp_path / "out", "--format", "nii.gz", "--overwrite")
+    assert cli(*again)[0] == 0
+    assert cli("export", folder, tmp_path / "o", "--format", "x")[0] == ExitCode.USAGE
