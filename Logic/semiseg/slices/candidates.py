@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Literal, TypeAlias, get_args
 
@@ -147,8 +148,9 @@ def _agreement(one: Tensor, other: Tensor) -> Tensor:
 
 
 def _ended(score: Tensor, targets: Sequence[Target], depth_mm: float) -> Tensor:
-    """`score`, sinking where the structure has to end: nothing of it is left at a taper of 1."""
-    return score - depth_mm * _column(target.taper for target in targets)
+    """`score`, sinking as a ball gets narrower: nothing of it is left at a taper of 1."""
+    narrowing = [1 - math.sqrt(max(0.0, 1 - target.taper**2)) for target in targets]
+    return score - depth_mm * _column(narrowing)
 
 
 def _column(values: Iterable[float]) -> Tensor:

@@ -98,14 +98,13 @@ def structure_plane(
     done = np.flatnonzero(lines)
     others = [spacing for k, spacing in enumerate(spacing_mm_zyx) if k != axis]
     spacing_mm = (spacing_mm_zyx[axis], others[0], others[1])
-    drawn = np.moveaxis(mask, axis, 0)[done]
     apart = np.abs(np.arange(len(lines))[:, None] - done).min(axis=1)
     depth, height, width = image.shape
     return StructurePlane(
         axis=axis,
         shape=(depth, height, width),
         distance_mm=(apart * spacing_mm[0]).astype(np.float32),
-        stack=cut_stack(np.moveaxis(image, axis, 0), drawn, done, spacing_mm),
+        stack=cut_stack(np.moveaxis(image, axis, 0), np.moveaxis(mask, axis, 0), done, spacing_mm),
     )
 
 

@@ -30,7 +30,7 @@ class Stack:
     (K, 1, h, w) is the signed distance in mm to the outline in each done slice, positive inside;
     `occupied` says which of them hold the structure. The stack is `box` of the volume, its axis
     first, shrunk `factor` times in plane. Beyond the outermost done slices it reaches `reach`
-    slices where the structure is still there: at its `open_ends` (low, high).
+    slices (low, high) where the structure is still there: at its `open_ends` (low, high).
     """
 
     grey: Tensor
@@ -39,7 +39,7 @@ class Stack:
     occupied: tuple[bool, ...]
     box: Box
     factor: int
-    reach: float
+    reach: tuple[float, float]
     clip_mm: float
     open_ends: tuple[bool, bool]
 
@@ -60,25 +60,34 @@ def cut_stack(
     done: NDArray[np.intp],
     spacing_mm: tuple[float, float, float],
 ) -> Stack | None:
-    """The stack of the structure `mask` (K, H, W), drawn in slices `done` of `image` (N, H, W).
+    """The stack of the structure `mask`, drawn in slices `done` of `image`, both (N, H, W).
 
-    None where it is in none of them. `spacing_mm` is along the axis, then of rows and columns.
+    None where it is in none of them. `mask` may have more, drawn along other axes, which shows how
+    far the structure goes. `spacing_mm` is along the axis, then of rows and columns.
     """
-    occupied: NDArray[np.bool_] = np.any(mask, axis=(1, 2))
+    present = np.any(mask, axis=(1, 2))
+    occupied: NDArray[np.bool_] = present[done]
     if not occupied.any():
         return None
     factor = max(1, round(_FINEST_PIXEL_MM / min(spacing_mm[1:])))
     first, last = np.flatnonzero(occupied)[[0, -1]]
-    reach = _reach(mask, done, occupied, spacing_mm)
-    low, high = _extent(done, int(first), int(last), math.ceil(reach), len(image))
+    usual = _reach(mask[done], done, occupied, spacing_mm)
+    seen = np.flatnonzero(present)[[0, -1]]
+    reach = (
+        max(usual, float(done[first] - seen[0] + 1)),
+        max(usual, float(seen[1] - done[last] + 1)),
+    )
+    low = done[first - 1] if first > 0 else max(0, done[first] - math.ceil(reach[0]))
+    high = len(image) - 1
+    high = done[last + 1] if last + 1 < len(done) else min(high, done[last] + math.ceil(reach[1]))
     chosen = np.flatnonzero((done >= low) & (done <= high))
     rows, columns = _sides(np.asarray(mask.any(axis=0)), factor)
-    box = (slice(low, high + 1), rows, columns)
+    box = (slice(int(low), int(high) + 1), rows, columns)
     pixel_mm = math.sqrt(spacing_mm[1] * spacing_mm[2]) * factor
-    shapes = [_signed_distance(mask[k][rows, columns], spacing_mm[1:]) for k in chosen]
+    shapes = [_signed_distance(mask[done[k], rows, columns], spacing_mm[1:]) for k in chosen]
     return Stack(
         grey=halved(torch.from_numpy(_greys(image[box]))[:, None], factor),
-        done=tuple(int(done[k]) - low for k in chosen),
+        done=tuple(int(done[k] - low) for k in chosen),
         distance=halved(torch.from_numpy(_completed(shapes))[:, None], factor),
         occupied=tuple(bool(occupied[k]) for k in chosen),
         box=box,
@@ -87,15 +96,6 @@ def cut_stack(
         clip_mm=_CLIP_PIXELS * pixel_mm,
         open_ends=(bool(occupied[0]), bool(occupied[-1])),
     )
-
-
-def _extent(
-    done: NDArray[np.intp], first: int, last: int, reach: int, size: int
-) -> tuple[int, int]:
-    """First and last slice to fill: up to done and empty ones, else `reach` beyond."""
-    low = done[first - 1] if first > 0 else max(0, done[first] - reach)
-    high = done[last + 1] if last + 1 < len(done) else min(size - 1, done[last] + reach)
-    return int(low), int(high)
 
 
 def _reach(

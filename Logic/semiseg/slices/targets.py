@@ -55,5 +55,6 @@ def _between(stack: Stack, place: int, below: int, above: int) -> Target:
 def _beyond(stack: Stack, place: int, number: int) -> Target:
     away = abs(place - stack.done[number])
     held_out = place in stack.done
-    taper = 0.0 if held_out else away / max(stack.reach, 1e-6)
+    reach = stack.reach[place > stack.done[number]]
+    taper = 0.0 if held_out else away / max(reach, 1e-6)
     return Target(place=place, below=number, above=number, share=0.5, taper=taper)
