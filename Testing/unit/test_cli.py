@@ -340,7 +340,7 @@ def test_train_has_an_end_and_tells_the_model(
     ]
     assert cli("train", folder, "--minutes", 0)[0] == ExitCode.USAGE
     code, events = events_of("train", folder)
-    assert [e.kind for e in events] == ["progress", "result"]
+    assert [(e.kind, e.phase) for e in events[1:]] == [("progress", "train"), ("result", "end")]
     assert events[-1].data["model"] == 7
 
 
@@ -449,7 +449,7 @@ def test_an_error_of_a_stage_keeps_its_sentence_and_code(
     stage(monkeypatch, "trainer", train=train)
     code, _, err = cli("train", folder)
     assert code == ExitCode.LABELS
-    assert err.strip() == "Error: no slice of liver is done; finish one"
+    assert err == "start: loading\nError: no slice of liver is done; finish one\n"
 
 
 def test_ctrl_c_is_a_sentence_and_130(
@@ -461,8 +461,8 @@ def test_ctrl_c_is_a_sentence_and_130(
     stage(monkeypatch, "trainer", train=train)
     code, _, err = cli("train", folder)
     assert code == ExitCode.CANCELLED
-    assert err.startswith("Stopped. Everything confirmed so far is kept")
-    assert [e.kind for e in events_of("train", folder)[1]] == ["error"]
+    assert err.splitlines()[-1].startswith("Stopped. Everything confirmed so far is kept")
+    assert [e.kind for e in events_of("train", folder)[1]] == ["progress", "error"]
 
 
 def test_a_defect_is_a_sentence_and_the_traceback_a_file(

@@ -52,6 +52,7 @@ def demo(
     screen = screen_of(context)
     began = time.monotonic()
     training = TrainConfig(minutes=minutes, steps=steps, seed=seed, device=cast("Device", device))
+    screen.loading()
     from semiseg.loop import fresh_folder, run_loop
 
     chosen = fresh_folder(folder)

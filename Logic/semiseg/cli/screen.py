@@ -53,6 +53,10 @@ class Screen:
         elif not self._quiet:
             self._shown().show(progress)
 
+    def loading(self) -> None:
+        """Say at once that work begins: loading torch alone takes seconds."""
+        self.emit(Event(kind="progress", phase="start", message="loading"))
+
     def say(self, text: str) -> None:
         """One plain sentence about what was done."""
         self._said.append(text)

@@ -70,6 +70,7 @@ def propagate(
 
     study = Study.open(folder)
     chosen = chosen_cases(study, cases)
+    screen.loading()
     from semiseg.propagation import propagate as run
 
     run(study, config, screen.emit, case_ids=chosen)
@@ -137,6 +138,7 @@ def train(
     from semiseg.study.study import Study
 
     study = Study.open(folder)
+    screen.loading()
     from semiseg.trainer import train as run
 
     model_id = run(study, config, screen.emit, resume=not fresh)
@@ -175,6 +177,7 @@ def predict(
     study = Study.open(folder)
     chosen = chosen_cases(study, cases) or tuple(study.cases)
     model_id = study.model(model).id
+    screen.loading()
     from semiseg.inference import predict as run
 
     run(study, model_id, chosen, config, screen.emit)
