@@ -128,4 +128,9 @@ def _running_mean(volume: Tensor, side: int) -> Tensor:
 
 
 def _neighbour_mean(volume: Tensor) -> Tensor:
-    return functional.avg_pool3d(volume[None], 3, 1, padding=1, count_include_pad=False)[0]
+    """Means over a cell and its neighbours inside; padded by hand, as pooling refuses thin ones."""
+    inside = torch.ones_like(volume[:1])
+    sums = [
+        functional.avg_pool3d(functional.pad(v[None], (1,) * 6), 3, 1)[0] for v in (volume, inside)
+    ]
+    return sums[0] / sums[1]
