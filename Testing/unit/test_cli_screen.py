@@ -54,9 +54,11 @@ def test_a_terminal_gets_a_bar_per_phase_with_the_time_left() -> None:
     bars = Bars(console)
     bars.show(progress(3, data={"seconds_left": 3700.0}, message="loss [0.3]"))
     bars.show(Event(kind="progress", phase="other", message="no total"))
+    bars.show(Event(kind="progress", phase="third", step=1, total=2))
+    assert set(bars._tasks) == {"train", "third"}
     bars.clear()
     shown = console.file.getvalue()  # type: ignore[attr-defined]
-    for words in ("train", "3/10", "1 h 1 min left", "loss [0.3]", "no total"):
+    for words in ("train", "3/10", "1 h 1 min left", "loss [0.3]"):
         assert words in shown
 
 

@@ -33,6 +33,7 @@ class Bars:
     def show(self, event: Event) -> None:
         """Move the bar of the event's phase."""
         if event.phase not in self._tasks:
+            self._drop_endless()
             self._tasks[event.phase] = self._progress.add_task(
                 event.phase, total=None, count="", left="", message=""
             )
@@ -44,6 +45,12 @@ class Bars:
             left=time_left(event),
             message=event.message[:60] or figures(event),
         )
+
+    def _drop_endless(self) -> None:
+        """Take away bars that never say how far they are, once something else begins."""
+        for phase, task in list(self._tasks.items()):
+            if self._progress.tasks[self._progress.task_ids.index(task)].total is None:
+                self._progress.remove_task(self._tasks.pop(phase))
 
     def clear(self) -> None:
         """Take the bars away."""
