@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from semiseg.cleanup import clean_up, rule_for
 from semiseg.config import MODALITIES, Modality, PredictConfig, to_json
 from semiseg.data.training_grid import TrainingImage, to_training_grid
-from semiseg.devices import choose_device, is_out_of_memory, release_memory
+from semiseg.devices import choose_device, is_out_of_memory, release_memory, set_threads
 from semiseg.errors import (
     CancelledError,
     CasesFailedError,
@@ -31,7 +32,7 @@ from semiseg.images.grid import Grid, Orientation, canonical
 from semiseg.images.reading import Image
 from semiseg.images.resampling import spaced_grid
 from semiseg.models import Model, load_model, require_fit
-from semiseg.resources import usable_memory
+from semiseg.resources import usable_memory, usable_threads
 from semiseg.sliding import (
     BAND_BYTES,
     Predictor,
@@ -151,12 +152,13 @@ class _Target:
         self._ids = np.asarray(classes, dtype=np.uint16)
         self.shape_zyx = orientation.grid.shape_zyx
 
-    def write(self, first: int, probabilities: Tensor) -> None:
-        """Most probable structure and entropy of slices from `first` on; (C, n, H, W)."""
-        channel, uncertainty = label_and_uncertainty(probabilities)
-        part = slice(first, first + channel.shape[0])
-        self._label[part] = self._ids[channel.cpu().numpy()]
-        self._uncertainty[part] = uncertainty.cpu().numpy()
+    def fill(self, chunks: Iterable[Tensor], training_zyx: Zyx) -> None:
+        """Most probable structures and entropy of probabilities (C, n, *) on the training grid."""
+        for first, probabilities in upsample(chunks, training_zyx, self.shape_zyx):
+            channel, uncertainty = label_and_uncertainty(probabilities)
+            part = slice(first, first + channel.shape[0])
+            self._label[part] = self._ids[channel.cpu().numpy()]
+            self._uncertainty[part] = uncertainty.cpu().numpy()
 
 
 def _segment(
@@ -178,8 +180,7 @@ def _segment(
             predictor, image, plan, fill=ready.fill, on_windows=progress.update
         )
         try:
-            for first, probabilities in upsample(chunks, shape, target.shape_zyx):
-                target.write(first, probabilities)
+            target.fill(chunks, shape)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -293,8 +294,7 @@ def predict(
     record = study.model(model_id)
     ids = study.cases if case_ids is None else dict.fromkeys(case_ids)
     cases = [study.case(case_id) for case_id in ids]
-    model = load_model(record.folder, choose_device(config.device, emit))
-    require_fit(model, study.protocol, study.id)
+    model = _ready_model(study, record.folder, config, emit)
     versions: dict[str, int] = {}
     failed: dict[str, str] = {}
     shares = [windows_of(model, case.grid, config.overlap) for case in cases]
@@ -306,14 +306,21 @@ def predict(
             versions[case.id] = _predict_case(study, model, record.id, case, config, said)
             data: dict[str, Json] = {"case": case.id, "version": versions[case.id]}
             message = f"{case.name} is segmented"
-        except (StorageError, CancelledError):
-            raise
         except SemiSegError as error:
+            if isinstance(error, StorageError | CancelledError):
+                raise
             failed[case.id] = str(error)
             data, message = {"case": case.id, "error": str(error)}, f"{case.name}: {error}"
         progress.update(before + shares[number], message, data)
     _require_all(len(cases), failed)
     return PredictSummary(model_id=record.id, versions=versions, seconds=time.monotonic() - start)
+
+
+def _ready_model(study: Study, folder: Path, config: PredictConfig, emit: Emit) -> Model:
+    set_threads(min(torch.get_num_threads(), usable_threads()))
+    model = load_model(folder, choose_device(config.device, emit))
+    require_fit(model, study.protocol, study.id)
+    return model
 
 
 class _Relay:

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from semiseg.config import Device
 from semiseg.errors import StorageError
 from semiseg.events import Emit, Json, Progress, ignore
 from semiseg.resources import usable_memory, usable_threads
@@ -141,13 +140,6 @@ def examine(folder: Path, emit: Emit = ignore) -> Machine:
         speeds=speeds,
         problems=_problems(memory.total_bytes, disk, folder, gpu),
     )
-
-
-def choose_device(requested: Device = "auto", emit: Emit = ignore) -> torch.device:
-    """As `devices.choose_device`, without loading torch before it is called."""
-    from semiseg import devices  # noqa: PLC0415
-
-    return devices.choose_device(requested, emit)
 
 
 def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:

@@ -128,10 +128,6 @@ def test_missing_packages_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.installed_versions()["no-such-package"] == "not installed"
 
 
-def test_choose_device_passes_through() -> None:
-    assert machine.choose_device("cpu") == torch.device("cpu")
-
-
 # ---- devices -------------------------------------------------------------------------------
 
 
