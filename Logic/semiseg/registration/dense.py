@@ -13,6 +13,8 @@ from semiseg.registration.spline import Spline, expand, roughness, zero_spline
 from semiseg.registration.start import Start
 
 _LAST_STEP_SHARE = 0.1
+_LEAST_VOLUME = 0.2
+_FOLDING_WEIGHT = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +27,8 @@ class DenseSettings:
     iterations: int = 60
     smoothness: float = 0.4
     knot_mm: float = 12.0
-    step_mm: float = 4.0
-    points: int = 20_000
+    step_mm: float = 5.0
+    points: int = 15_000
     seed: int = 0
 
 
@@ -50,6 +52,7 @@ def refine(
     for _ in range(settings.iterations):
         nodes = _some(body, settings.points, draw)
         loss = match.distance(spline, nodes) + settings.smoothness * roughness(spline)
+        loss = loss + _FOLDING_WEIGHT * match.shrinkage(spline, nodes)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -76,6 +79,7 @@ class _Match:
         self._places = start(fixed.points())
         self._matrix = start.matrix
         self._bases = lattice.bases(fixed)
+        self._slope_bases = [lattice.bases(fixed, slope_axis=axis) for axis in range(3)]
 
     def distance(self, spline: Spline, nodes: Tensor) -> Tensor:
         """Mean squared distance at the fixed nodes numbered `nodes`."""
@@ -83,6 +87,15 @@ class _Match:
         values, inside = self._moving.sample(self._places[nodes] + moved)
         squared = (values - self._fixed.table[nodes]).square().sum(dim=1)
         return (squared * inside).sum() / inside.sum().clamp(min=1)
+
+    def shrinkage(self, spline: Spline, nodes: Tensor) -> Tensor:
+        """Mean squared shortfall of the local volume below `_LEAST_VOLUME`; keeps from folding."""
+        slopes = [expand(spline.coefficients, b).flatten(1)[:, nodes] for b in self._slope_bases]
+        jacobian = torch.stack(slopes).permute(2, 1, 0) + torch.eye(3, device=nodes.device)
+        first, second, third = jacobian.unbind(dim=1)
+        volume = (first * torch.linalg.cross(second, third)).sum(dim=1)
+        missing: Tensor = (_LEAST_VOLUME - volume).clamp(min=0)
+        return missing.square().mean()
 
 
 def _from_coarse(fixed: FeatureMap, coarse: Coarse, knot_mm: float) -> Spline:

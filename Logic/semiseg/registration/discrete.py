@@ -75,9 +75,12 @@ def _cells(features: FeatureMap, factor: int) -> FeatureMap:
 
 
 def _softened(features: FeatureMap, side: int) -> FeatureMap:
-    """Running means over cubes of an odd `side`, so that cells compare with cells."""
-    soft = _running_mean(features.volume, side)
-    return feature_map(soft, features.mask, features.origin_mm_zyx, features.spacing_mm)
+    """Running means over cubes of `side` nodes, so that cells compare with cells."""
+    before, after = (side - 1) // 2, side // 2
+    padded = functional.pad(features.volume[None], (before, after) * 3, mode="replicate")
+    soft = functional.avg_pool3d(padded, side, stride=1)[0]
+    centre = features.origin_mm_zyx + (after - before) / 2 * features.spacing_mm
+    return feature_map(soft, features.mask, centre, features.spacing_mm)
 
 
 def _cost_volume(
@@ -119,12 +122,9 @@ def _coupled(cost: Tensor, choices: Tensor, shape: tuple[int, int, int]) -> Tens
 
 def _chosen(cost: Tensor, choices: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """The cheapest choice of each cell, averaged over neighbours."""
-    return _running_mean(choices[cost.argmin(0)].T.reshape(-1, *shape), 3)
-
-
-def _running_mean(volume: Tensor, side: int) -> Tensor:
-    padded = functional.pad(volume[None], (side // 2,) * 6, mode="replicate")
-    return functional.avg_pool3d(padded, side, stride=1)[0]
+    field = choices[cost.argmin(0)].T.reshape(1, -1, *shape)
+    padded = functional.pad(field, (1,) * 6, mode="replicate")
+    return functional.avg_pool3d(padded, 3, stride=1)[0]
 
 
 def _neighbour_mean(volume: Tensor) -> Tensor:

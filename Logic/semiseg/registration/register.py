@@ -19,17 +19,19 @@ from semiseg.registration.field import Field, folded_fraction, inverse_error_mm
 from semiseg.registration.prepared import Prepared, prepare
 from semiseg.registration.sampling import feature_map
 from semiseg.registration.spline import Spline
-from semiseg.registration.start import Start, find_start
+from semiseg.registration.start import Start, find_starts
+from semiseg.registration.trial import choose_start
 from semiseg.registration.warp import warp_image, warp_label, warp_onehot
 
 # Counts up whenever results change, so that kept registrations are not mistaken for new ones.
-ALGORITHM = 2
+ALGORITHM = 3
 
 __all__ = [
     "ALGORITHM",
     "Field",
     "Prepared",
     "RegistrationResult",
+    "best_start",
     "prepare",
     "register",
     "warp_image",
@@ -70,7 +72,7 @@ def register(
     _require_same_spacing(fixed, moving)
     clock = time.perf_counter()
     progress = Progress(emit, "register", 3 + both_ways)
-    start = find_start(fixed.overview, moving.overview)
+    start = best_start(fixed, moving, config)
     progress.update(1, start.reason)
     there, back = search_both_ways(fixed.features, moving.features, start)
     progress.update(2)
@@ -92,6 +94,12 @@ def register(
         start_reason=start.reason,
         seconds=time.perf_counter() - clock,
     )
+
+
+def best_start(fixed: Prepared, moving: Prepared, config: RegistrationConfig) -> Start:
+    """The translation, out of the likely ones, from which a quick trial matches best."""
+    starts = find_starts(fixed.overview, moving.overview)
+    return choose_start(fixed.features, moving.features, starts, seed=config.seed)
 
 
 def _dense(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from semiseg.registration.sampling import FeatureMap, lattice_points
 
-Shape = tuple[int, int, int]
+Bases = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,17 +28,27 @@ class Spline:
         """Displacement (3, D, H, W) at the nodes of `points`."""
         return expand(self.coefficients, self.bases(points))
 
-    def bases(self, points: FeatureMap) -> tuple[Tensor, Tensor, Tensor]:
-        """One weight matrix (n nodes, n coefficients) per axis of `points`."""
+    def bases(self, points: FeatureMap, *, slope_axis: int | None = None) -> Bases:
+        """One weight matrix (n nodes, n coefficients) per axis of `points`.
+
+        Expanding with them gives the displacement, or its slope per mm along `slope_axis`.
+        """
         first = ((points.origin_mm_zyx - self.origin_mm_zyx) / self.knot_mm).tolist()
         z, y, x = (
-            basis(n, columns, step=points.spacing_mm / self.knot_mm, first=start)
-            for n, columns, start in zip(
-                points.shape, self.coefficients.shape[1:], first, strict=True
-            )
+            self._basis(axis, n, points.spacing_mm / self.knot_mm, first[axis], slope_axis)
+            for axis, n in enumerate(points.shape)
         )
-        device = self.coefficients.device
-        return z.to(device), y.to(device), x.to(device)
+        return z, y, x
+
+    def _basis(
+        self, axis: int, n: int, step: float, first: float, slope_axis: int | None
+    ) -> Tensor:
+        columns = self.coefficients.shape[axis + 1]
+        if axis == slope_axis:
+            weights = basis_slope(n, columns, step=step, first=first) / self.knot_mm
+        else:
+            weights = basis(n, columns, step=step, first=first)
+        return weights.to(self.coefficients.device)
 
     def knots(self) -> Tensor:
         """Positions (d, h, w, 3) of the coefficients in mm, z, y, x."""
@@ -64,9 +74,7 @@ def basis(n_points: int, n_coefficients: int, *, step: float, first: float) -> T
     Rows sum to 1; points beyond the lattice take its end. Source: Rueckert et al., TMI 1999,
     equation 3.
     """
-    place = first + step * torch.arange(n_points, dtype=torch.float64)
-    knot = place.floor().clamp(0, n_coefficients - 4)
-    t = (place - knot).clamp(0, 1)
+    t, columns = _places(n_points, n_coefficients, step, first)
     weights = torch.stack(
         [
             (1 - t) ** 3 / 6,
@@ -76,11 +84,37 @@ def basis(n_points: int, n_coefficients: int, *, step: float, first: float) -> T
         ],
         dim=1,
     )
-    matrix = torch.zeros(n_points, n_coefficients, dtype=torch.float64)
-    return matrix.scatter_(1, knot.long()[:, None] + torch.arange(4), weights).float()
+    return _spread(weights, columns, n_coefficients)
 
 
-def expand(coefficients: Tensor, bases: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+def basis_slope(n_points: int, n_coefficients: int, *, step: float, first: float) -> Tensor:
+    """The derivative of `basis` per knot."""
+    t, columns = _places(n_points, n_coefficients, step, first)
+    weights = torch.stack(
+        [
+            -((1 - t) ** 2) / 2,
+            (3 * t**2 - 4 * t) / 2,
+            (-3 * t**2 + 2 * t + 1) / 2,
+            t**2 / 2,
+        ],
+        dim=1,
+    )
+    return _spread(weights, columns, n_coefficients)
+
+
+def _places(n_points: int, n_coefficients: int, step: float, first: float) -> tuple[Tensor, Tensor]:
+    """Of each point the place in its knot interval, [0, 1], and its four coefficients."""
+    place = first + step * torch.arange(n_points, dtype=torch.float64)
+    knot = place.floor().clamp(0, n_coefficients - 4)
+    return (place - knot).clamp(0, 1), knot.long()[:, None] + torch.arange(4)
+
+
+def _spread(weights: Tensor, columns: Tensor, n_coefficients: int) -> Tensor:
+    matrix = torch.zeros(len(weights), n_coefficients, dtype=torch.float64)
+    return matrix.scatter_(1, columns, weights).float()
+
+
+def expand(coefficients: Tensor, bases: Bases) -> Tensor:
     """Field (C, D, H, W) of `coefficients` (C, d, h, w) with one `basis` per axis."""
     along_x = coefficients @ bases[2].T
     along_yx = bases[1] @ along_x

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from semiseg.registration.sampling import FeatureMap
 
-_FAR_MM = 40.0
+_APART_MM = 30.0
+_SEARCHED = "found by search over all translations"
 _MIN_OVERLAP = 0.6
 
 
@@ -34,21 +35,31 @@ class Start:
 
 
 def find_start(fixed: FeatureMap, moving: FeatureMap) -> Start:
-    """The translation with the least mean feature distance where the two bodies overlap.
+    """The first of `find_starts`."""
+    return find_starts(fixed, moving, count=1)[0]
 
-    Both maps need the same spacing. Certainty compares the best place with the best one more than
-    4 cm away; 0 with a reason where there is nothing to compare.
+
+def find_starts(fixed: FeatureMap, moving: FeatureMap, *, count: int = 4) -> tuple[Start, ...]:
+    """Up to `count` translations, at least 3 cm apart, best first.
+
+    Best is the least mean feature distance where the two bodies overlap. Both maps need the same
+    spacing. The certainty compares a place with the best one more than 3 cm away. Where there is
+    nothing to compare, the centres are put together: certainty 0, with the reason.
     """
     trouble = _trouble(fixed, "fixed") or _trouble(moving, "moving")
     if trouble:
-        return _centred(fixed, moving, trouble)
+        return (_centred(fixed, moving, trouble),)
     cost = _translation_costs(fixed, moving)
-    best = _coordinates(int(cost.argmin()), cost.shape)
-    shift = _signed(best, cost.shape, moving.shape)
-    certainty = _certainty(cost, best, fixed.spacing_mm)
-    offset = moving.origin_mm_zyx - fixed.origin_mm_zyx + shift * fixed.spacing_mm
-    reason = "found by search over all translations"
-    return _translation(offset.float(), certainty, reason)
+    seen = cost[torch.isfinite(cost)]
+    spread = float(seen.std()) if len(seen) > 1 else 0.0
+    peaks = _peaks(cost, count + 1, fixed.spacing_mm)
+    starts: list[Start] = []
+    for rank, (place, value) in enumerate(peaks[:count]):
+        rival = peaks[0 if rank else 1][1] if len(peaks) > 1 else None
+        shift = _signed(place, cost.shape, moving.shape).to(cost.device) * fixed.spacing_mm
+        offset = moving.origin_mm_zyx - fixed.origin_mm_zyx + shift
+        starts.append(_translation(offset, _certainty(value, rival, spread), _SEARCHED))
+    return tuple(starts)
 
 
 def _trouble(features: FeatureMap, which: str) -> str | None:
@@ -103,6 +114,37 @@ def _fast(n: int) -> int:
     return n + n % 2
 
 
+def _peaks(cost: Tensor, count: int, spacing_mm: float) -> list[tuple[tuple[int, int, int], float]]:
+    """The cheapest places of a cyclic array, best first, none within 3 cm of a better one."""
+    left, peaks = cost.clone(), []
+    for _ in range(count):
+        place = _coordinates(int(left.argmin()), left.shape)
+        value = float(left[place])
+        if not math.isfinite(value):
+            break
+        peaks.append((place, value))
+        left[_around(place, left.shape, spacing_mm).to(left.device)] = torch.inf
+    return peaks
+
+
+def _around(place: tuple[int, int, int], shape: torch.Size, spacing_mm: float) -> Tensor:
+    """Where a cyclic array of `shape` is within 3 cm of `place`."""
+    squares: list[Tensor] = []
+    for centre, n in zip(place, shape, strict=True):
+        steps = (torch.arange(n) - centre).abs()
+        squares.append((torch.minimum(steps, n - steps) * spacing_mm).square())
+    z, y, x = squares
+    return z[:, None, None] + y[:, None] + x <= _APART_MM**2
+
+
+def _certainty(value: float, rival: float | None, spread: float) -> float:
+    """How far a place stands out from its rival, in units of the spread over all places."""
+    if rival is None:
+        return 0.5
+    gap = rival - value
+    return 1 - math.exp(-2 * gap / spread) if spread > 0 and gap > 0 else 0.0
+
+
 def _coordinates(flat: int, shape: torch.Size) -> tuple[int, int, int]:
     z, rest = divmod(flat, shape[1] * shape[2])
     y, x = divmod(rest, shape[2])
@@ -113,21 +155,3 @@ def _signed(place: tuple[int, int, int], size: torch.Size, moving: tuple[int, in
     """Shift in voxels: cyclic indices from the moving size on mean negative shifts."""
     pairs = zip(place, size, moving, strict=True)
     return torch.tensor([p if p < m else p - s for p, s, m in pairs], dtype=torch.float32)
-
-
-def _certainty(cost: Tensor, best: tuple[int, int, int], spacing_mm: float) -> float:
-    """How far the best place stands out: 1 - exp(-gap / spread) against the best far away."""
-    seen = torch.isfinite(cost)
-    distance = torch.zeros(cost.shape, device=cost.device)
-    for axis, (place, n) in enumerate(zip(best, cost.shape, strict=True)):
-        steps = (torch.arange(n, device=cost.device) - place).abs()
-        steps = torch.minimum(steps, n - steps).float() * spacing_mm
-        view = [1, 1, 1]
-        view[axis] = n
-        distance += steps.square().view(view)
-    far = cost[seen & (distance > _FAR_MM**2)]
-    if far.numel() == 0:
-        return 0.5
-    gap = float(far.min() - cost[best])
-    spread = float(cost[seen].std()) if int(seen.sum()) > 1 else 0.0
-    return 1 - math.exp(-2 * gap / spread) if spread > 0 else 0.0

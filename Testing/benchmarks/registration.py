@@ -1,0 +1,302 @@
+"""One atlas onto another patient: Dice of the atlas' labels carried over, per pair of scans.
+
+Methods: `centres` puts the volumes' middles together, `start` is SemiSeg's translation alone,
+`semiseg` the whole registration, `convexadam` a peer (if the package convexAdam is installed) with
+its own defaults, given SemiSeg's start. Labels are compared on the fixed scan in voxels of about
+the working spacing; folding is counted in the fixed body. Seconds are those of this process on
+one thread for one pair, without reading the files; those of making the features of both scans
+count too.
+
+`--data` holds NAME_image.nii.gz and NAME_label.nii.gz at any depth. `--pairs` is a JSON file
+{"pairs": {group: [[moving, fixed], ...]}}. Nothing is trained or tuned on the labels.
+
+    python Testing/benchmarks/registration.py --data abdomen --pairs pairs.json --out reg.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import statistics
+import sys
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+import semiseg
+from semiseg.config import RegistrationConfig
+from semiseg.images.grid import Grid
+from semiseg.images.intensity import guess_modality
+from semiseg.images.labels import LabelMap, read_label
+from semiseg.images.reading import read_image
+from semiseg.images.resampling import resample_label, spaced_grid
+from semiseg.metrics import score
+from semiseg.registration.field import folded_fraction
+from semiseg.registration.register import (
+    Field,
+    Prepared,
+    best_start,
+    prepare,
+    register,
+    warp_image,
+    warp_label,
+)
+
+METHODS = ("centres", "start", "semiseg", "convexadam")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    data: str
+    pairs: str
+    out: str
+    seeds: int
+    methods: tuple[str, ...]
+    groups: tuple[str, ...]
+    limit: int | None
+    device: str
+    threads: int
+    quick: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scan:
+    name: str
+    modality: str
+    label: LabelMap
+    prepared: Prepared
+    seconds: float
+
+
+def main() -> int:
+    settings = parse()
+    torch.set_num_threads(settings.threads)
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(settings.threads)
+    rows: list[dict] = []
+    for group, pairs in chosen_pairs(settings).items():
+        for moving, fixed in pairs[: settings.limit]:
+            for seed in range(settings.seeds):
+                rows += pair_rows(group, moving, fixed, seed, settings)
+            say(f"{group} {moving} to {fixed}: {last_dice(rows)}")
+            save(Path(settings.out), {"settings": describe(settings), "rows": rows})
+    print(table(rows))
+    return 0
+
+
+def parse() -> Settings:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", required=True, help="folder of NAME_image and NAME_label files")
+    parser.add_argument("--pairs", required=True, help="JSON file with the pairs")
+    parser.add_argument("--out", required=True, help="JSON file")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--methods", default="start,semiseg", help=", ".join(METHODS))
+    parser.add_argument("--groups", default="", help="only these groups of the file")
+    parser.add_argument("--limit", type=int, help="at most so many pairs of a group")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "auto"))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="a minute: one pair of each group")
+    given = vars(parser.parse_args())
+    for name in ("methods", "groups"):
+        given[name] = tuple(part for part in given[name].split(",") if part)
+    unknown = set(given["methods"]) - set(METHODS)
+    if unknown:
+        parser.error(f"no method {', '.join(sorted(unknown))}; there are {', '.join(METHODS)}")
+    if given["quick"]:
+        given |= {"seeds": 1, "limit": 1}
+    return Settings(**given)
+
+
+def chosen_pairs(settings: Settings) -> dict[str, list[list[str]]]:
+    groups = json.loads(Path(settings.pairs).read_text(encoding="utf-8"))["pairs"]
+    wanted = settings.groups or tuple(groups)
+    missing = set(wanted) - set(groups)
+    if missing:
+        sys.exit(f"{settings.pairs} has no group {', '.join(sorted(missing))}")
+    return {name: groups[name] for name in wanted}
+
+
+def pair_rows(
+    group: str, moving_name: str, fixed_name: str, seed: int, settings: Settings
+) -> list[dict]:
+    fixed = scan(settings.data, fixed_name, settings.device)
+    moving = scan(settings.data, moving_name, settings.device)
+    config = RegistrationConfig(device=settings.device, seed=seed)
+    grid, reference = compared(fixed.label, config.spacing_mm)
+    rows = []
+    for method in settings.methods:
+        found = run(method, fixed, moving, config)
+        carried = warp_label(moving.label.array, moving.label.grid, found.field, grid)
+        common = {
+            "case": fixed_name,
+            "atlas": moving_name,
+            "group": group,
+            "modality": fixed.modality,
+            "method": method,
+            "seed": seed,
+            "folded": folded_fraction(found.field, fixed.prepared.mask),
+            "seconds": round(found.seconds, 2),
+            **found.extra,
+        }
+        ids = [int(i) for i in np.unique(reference) if i > 0]
+        for one in score(carried, reference, ids, grid.spacing_mm_zyx):
+            rows.append(common | {"structure": str(one.id)} | numbers(one.dice, one.hd95_mm))
+    return rows
+
+
+def numbers(dice: float, hd95_mm: float) -> dict:
+    return {
+        "dice": None if math.isnan(dice) else round(dice, 4),
+        "hd95_mm": None if math.isnan(hd95_mm) else round(hd95_mm, 2),
+    }
+
+
+@cache
+def scan(data: str, name: str, device: str) -> Scan:
+    paths = sorted(Path(data).rglob(f"{name}_image.nii.gz"))
+    if not paths:
+        sys.exit(f"{data} holds no {name}_image.nii.gz")
+    image = read_image(paths[0])
+    modality = guess_modality(image).modality
+    clock = time.process_time()
+    prepared = prepare(image, modality, RegistrationConfig(device=device))
+    _ = prepared.features, prepared.overview
+    seconds = time.process_time() - clock
+    label = read_label(paths[0].with_name(f"{name}_label.nii.gz"))
+    return Scan(name=name, modality=modality, label=label, prepared=prepared, seconds=seconds)
+
+
+def compared(label: LabelMap, spacing_mm: float) -> tuple[Grid, np.ndarray]:
+    """Where labels are compared, and the reference there."""
+    grid = spaced_grid(label.grid, (spacing_mm,) * 3)
+    return grid, resample_label(label.array, label.grid, grid)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    field: Field
+    seconds: float
+    extra: dict
+
+
+def run(method: str, fixed: Scan, moving: Scan, config: RegistrationConfig) -> Found:
+    clock, wall = time.process_time(), time.perf_counter()
+    extra = {}
+    if method == "semiseg":
+        result = register(fixed.prepared, moving.prepared, config)
+        field = result.field
+        extra = {
+            "certainty": round(result.start_certainty, 3),
+            "similarity": round(result.similarity_after, 4),
+        }
+    elif method == "centres":
+        middle = moving.prepared.grid.centre_mm_lps - fixed.prepared.grid.centre_mm_lps
+        field = shifted(fixed.prepared.grid, middle)
+    else:
+        start = best_start(fixed.prepared, moving.prepared, config)
+        field = shifted(fixed.prepared.grid, start.offset_mm.cpu().numpy()[::-1])
+        if method == "convexadam":
+            field = convexadam(fixed.prepared, moving.prepared, field)
+    seconds = time.process_time() - clock + fixed.seconds + moving.seconds
+    extra["wall_seconds"] = round(time.perf_counter() - wall, 2)
+    return Found(field=field, seconds=seconds, extra=extra)
+
+
+def shifted(grid: Grid, offset_mm_lps: np.ndarray) -> Field:
+    parts = [np.full(grid.shape_zyx, offset, dtype=np.float32) for offset in offset_mm_lps]
+    return Field(displacement_mm=np.stack(parts), grid=grid)
+
+
+def convexadam(fixed: Prepared, moving: Prepared, start: Field) -> Field:
+    """The peer on the same volumes, from the same start."""
+    try:
+        from convexAdam.convex_adam_MIND import convex_adam_pt
+    except ImportError:
+        sys.exit("the method convexadam needs the package convexAdam; install it or leave it out")
+    fill = float(moving.array.min())
+    brought = warp_image(moving.array, moving.grid, start, fixed.grid, fill)
+    voxels_zyx = convex_adam_pt(fixed.array, brought, device=torch.device("cpu"))
+    own = np.moveaxis(voxels_zyx, -1, 0)[::-1] * fixed.spacing_mm
+    total = start.displacement_mm + own.astype(np.float32)
+    return Field(displacement_mm=total, grid=fixed.grid)
+
+
+def last_dice(rows: list[dict]) -> str:
+    last = rows[-1]
+    same = [r for r in rows if (r["case"], r["atlas"]) == (last["case"], last["atlas"])]
+    parts = []
+    for method in dict.fromkeys(row["method"] for row in same):
+        values = [r["dice"] for r in same if r["method"] == method and r["dice"] is not None]
+        parts.append(f"{method} {statistics.fmean(values):.3f}" if values else f"{method} -")
+    return ", ".join(parts)
+
+
+def describe(settings: Settings) -> dict:
+    return asdict(settings) | {
+        "data": Path(settings.data).name,
+        "pairs": Path(settings.pairs).name,
+        "out": Path(settings.out).name,
+        "registration": asdict(RegistrationConfig(device=settings.device)),
+        "date": datetime.now(UTC).date().isoformat(),
+        "semiseg": semiseg.__version__,
+        "torch": torch.__version__,
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
+    }
+
+
+def save(out: Path, content: dict) -> None:
+    temporary = out.with_name(out.name + ".part")
+    temporary.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
+    temporary.replace(out)
+
+
+def table(rows: list[dict]) -> str:
+    """Mean Dice over structures and pairs, spread over pairs."""
+    names = sorted({row["structure"] for row in rows}, key=int)
+    head = ["group", "method", "pairs", *names, "mean", "sd", "worst", "HD95 mm", "folded %"]
+    head += ["CPU s"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for group, method in dict.fromkeys((row["group"], row["method"]) for row in rows):
+        own = [r for r in rows if (r["group"], r["method"]) == (group, method)]
+        lines.append("| " + " | ".join([group, method, *cells(own, names)]) + " |")
+    return "\n".join(lines)
+
+
+def cells(rows: list[dict], names: list[str]) -> list[str]:
+    valid = [row for row in rows if row["dice"] is not None]
+    pairs: dict[tuple, list[dict]] = {}
+    for row in valid:
+        pairs.setdefault((row["atlas"], row["case"], row["seed"]), []).append(row)
+    means = [statistics.fmean(row["dice"] for row in own) for own in pairs.values()]
+    organs = [[row["dice"] for row in valid if row["structure"] == name] for name in names]
+    distances = [row["hd95_mm"] for row in valid if row["hd95_mm"] is not None]
+    return [
+        str(len({pair[:2] for pair in pairs})),
+        *(f"{statistics.fmean(values):.3f}" if values else "-" for values in organs),
+        f"{statistics.fmean(means):.3f}",
+        f"{statistics.stdev(means):.3f}" if len(means) > 1 else "-",
+        f"{min(means):.2f}",
+        f"{statistics.fmean(distances):.1f}" if distances else "-",
+        f"{100 * statistics.fmean(own[0]['folded'] for own in pairs.values()):.3f}",
+        f"{statistics.fmean(own[0]['seconds'] for own in pairs.values()):.1f}",
+    ]
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
