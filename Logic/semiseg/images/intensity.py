@@ -135,7 +135,8 @@ def _percentile_window(
 
 def otsu(sample: NDArray[np.floating]) -> float:
     """The threshold that parts `sample` with the greatest variance between (Otsu 1979, eq. 12)."""
-    counts, edges = np.histogram(sample, bins=256)
+    # Single precision cannot part a nearly constant sample into 256 bins.
+    counts, edges = np.histogram(sample.astype(np.float64), bins=256)
     middle = (edges[:-1] + edges[1:]) / 2
     below = np.cumsum(counts)
     above = below[-1] - below
