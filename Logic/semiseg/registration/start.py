@@ -138,9 +138,12 @@ def _around(place: tuple[int, int, int], shape: torch.Size, spacing_mm: float) -
 
 
 def _certainty(value: float, rival: float | None, spread: float) -> float:
-    """How far a place stands out from its rival, in units of the spread over all places."""
+    """How far a place stands out from its rival, in units of the spread over all places.
+
+    1 where no other place is possible at all.
+    """
     if rival is None:
-        return 0.5
+        return 1.0
     gap = rival - value
     return 1 - math.exp(-2 * gap / spread) if spread > 0 and gap > 0 else 0.0
 

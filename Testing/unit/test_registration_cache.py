@@ -1,0 +1,143 @@
+"""Registrations kept on disk."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load, save
+
+from semiseg.config import RegistrationConfig
+from semiseg.errors import StorageError
+from semiseg.events import Event
+from semiseg.images.grid import Grid
+from semiseg.registration import cache
+from semiseg.registration.cache import Source, cached_register
+from semiseg.registration.field import Field
+from semiseg.registration.prepared import Prepared
+from semiseg.registration.register import RegistrationResult
+
+CONFIG = RegistrationConfig(device="cpu")
+GRID = Grid(size_xyz=(4, 5, 6), spacing_mm_xyz=(3.0,) * 3, origin_mm_lps=(-500.0, 20.0, 1000.0))
+
+
+class _Register:
+    """Stands in for the long work and counts its calls."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(
+        self, fixed: object, moving: object, config: object, emit: object, *, both_ways: bool
+    ) -> RegistrationResult:
+        self.calls += 1
+        rng = np.random.default_rng(self.calls)
+        parts = rng.normal([[[[800.0]]], [[[-5.0]]], [[[0.0]]]], 20.0, (3, *GRID.shape_zyx))
+        field = Field(displacement_mm=parts.astype(np.float32), grid=GRID)
+        return RegistrationResult(
+            field=field,
+            inverse=replace(field) if both_ways else None,
+            folded=0.001,
+            similarity_before=0.8,
+            similarity_after=0.9,
+            inverse_error_mm=2.5 if both_ways else None,
+            start_certainty=0.7,
+            start_reason="found",
+            seconds=1.5,
+        )
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch) -> _Register:
+    stand_in = _Register()
+    monkeypatch.setattr(cache, "register", stand_in)
+    return stand_in
+
+
+def _never() -> Prepared:
+    raise AssertionError("a kept registration needs no image")
+
+
+def _source(name: str, prepared: object = None) -> Source:
+    return Source(sha256=name, modality="CT", load=lambda: prepared)  # type: ignore[arg-type, return-value]
+
+
+def _same(first: RegistrationResult, second: RegistrationResult) -> None:
+    np.testing.assert_array_equal(first.field.displacement_mm, second.field.displacement_mm)
+    assert first.field.grid == second.field.grid
+    bare = [replace(r, field=first.field, inverse=None) for r in (first, second)]
+    assert bare[0] == bare[1]
+
+
+@pytest.mark.parametrize("both_ways", [False, True])
+def test_a_second_call_returns_the_same_without_loading_images(
+    tmp_path: Path, work: _Register, both_ways: bool
+) -> None:
+    first = cached_register(tmp_path, _source("a"), _source("b"), CONFIG, both_ways=both_ways)
+    lazy = [Source(sha256=name, modality="CT", load=_never) for name in "ab"]
+    second = cached_register(tmp_path, lazy[0], lazy[1], CONFIG, both_ways=both_ways)
+    _same(first, second)
+    assert (second.inverse is not None) == both_ways
+    assert work.calls == 1
+
+
+def test_what_is_kept_is_close_to_what_was_found(tmp_path: Path, work: _Register) -> None:
+    kept = cached_register(tmp_path, _source("a"), _source("b"), CONFIG)
+    work.calls = 0
+    found = work(None, None, None, None, both_ways=False)
+    off = np.abs(kept.field.displacement_mm - found.field.displacement_mm)
+    assert off.max() < 0.05
+
+
+def test_other_images_settings_or_directions_are_other_entries(
+    tmp_path: Path, work: _Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = _source("a"), _source("b")
+    cached_register(tmp_path, a, b, CONFIG)
+    cached_register(tmp_path, b, a, CONFIG)
+    cached_register(tmp_path, a, replace(b, modality="MR"), CONFIG)
+    cached_register(tmp_path, a, b, replace(CONFIG, iterations=5))
+    cached_register(tmp_path, a, b, CONFIG, both_ways=True)
+    monkeypatch.setattr(cache, "ALGORITHM", cache.ALGORITHM + 1)
+    cached_register(tmp_path, a, b, CONFIG)
+    assert work.calls == len(list(tmp_path.glob("*.safetensors"))) == 6
+
+
+def _cut_short(content: bytes) -> bytes:
+    return content[:-100]
+
+
+def _bit_flipped(content: bytes) -> bytes:
+    return content[:-50] + bytes([content[-50] ^ 1]) + content[-49:]
+
+
+def _without_field(content: bytes) -> bytes:
+    arrays = {name: a for name, a in load(content).items() if name in ("about", "digest")}
+    arrays["about"] = np.frombuffer(b"{}", dtype=np.uint8)
+    arrays["digest"] = cache._digest({"about": arrays["about"]})
+    return bytes(save(arrays))
+
+
+@pytest.mark.parametrize("damage", [_cut_short, _bit_flipped, _without_field, lambda _: b"no"])
+def test_a_corrupt_entry_is_said_and_computed_again(
+    tmp_path: Path, work: _Register, damage: object
+) -> None:
+    events: list[Event] = []
+    cached_register(tmp_path, _source("a"), _source("b"), CONFIG)
+    [path] = tmp_path.glob("*.safetensors")
+    path.write_bytes(damage(path.read_bytes()))  # type: ignore[operator]
+    again = cached_register(tmp_path, _source("a"), _source("b"), CONFIG, events.append)
+    assert work.calls == 2
+    assert "corrupt" in events[0].message
+    third = cached_register(tmp_path, _source("a"), _source("b"), CONFIG)
+    _same(again, third)
+    assert work.calls == 2
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, work: _Register) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way", encoding="utf-8")
+    with pytest.raises(StorageError, match="file"):
+        cached_register(blocked / "cache", _source("a"), _source("b"), CONFIG)
