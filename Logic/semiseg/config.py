@@ -69,8 +69,8 @@ class PropagationConfig:
     """Carrying labels from annotated cases to the others."""
 
     atlases: int = 3
-    accept_above: float = 0.6
-    reject_below: float = 0.3
+    accept_above: float = 0.7
+    reject_below: float = 0.5
     slices: SliceConfig = SliceConfig()
     registration: RegistrationConfig = RegistrationConfig()
 

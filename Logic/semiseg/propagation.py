@@ -30,6 +30,8 @@ _NO_ATLAS = (
     "no annotated case of the training split can lend it labels; draw a few slices in it, or in "
     "a case of that split"
 )
+_GIRTH_POWER = 0.5  # organs grow less than bodies do, and fields of view cut bodies
+_A_JURY = 3  # atlases
 _THIN = 2  # with fewer done slices a structure is asked of the atlases too
 
 
@@ -188,7 +190,10 @@ class _Run:
             self._names,
             self._config,
         )
-        factor = gate.score if gate.verdict == "accept" else gate.score / 2
+        # Votes of several atlases are calibrated as they are; a single one cannot be outvoted.
+        factor = gate.score / (1 if gate.verdict == "accept" else 2)
+        if gate.verdict == "accept" and len(chosen) >= _A_JURY:
+            factor = 1.0
         return Proposal(
             array=turn.invert(array),
             confidence=turn.invert(confidence) * np.float32(factor),
@@ -235,7 +240,7 @@ class _Run:
         girth = body_girth_mm2(self._library.prepared(case.id))
         expected: dict[int, list[float]] = {}
         for given in transfers:
-            scale = (girth / body_girth_mm2(self._library.prepared(given.case_id))) ** 1.5
+            scale = (girth / body_girth_mm2(self._library.prepared(given.case_id))) ** _GIRTH_POWER
             for structure_id, volume_ml in given.evidence.atlas_volumes_ml.items():
                 if volume_ml > 0:
                     expected.setdefault(structure_id, []).append(scale * volume_ml)

@@ -13,7 +13,7 @@ from semiseg.images.grid import Grid
 from semiseg.images.resampling import resample_image
 
 Volume = NDArray[np.float32]
-_SHARPNESS = 0.25  # of the usual distance: this much more of it divides a vote by e
+_SHARPNESS = 0.5  # of the usual distance: this much more of it divides a vote by e
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,10 @@ from semiseg.config import PropagationConfig
 from semiseg.study.case import GateRecord, Verdict
 
 _UNCHECKED_FILL = 0.7  # the score of a filled case with too few done slices for a self-check
+_VOICES = 0.3
+_VOTE_GAIN = 0.15  # by so much a vote is better than two of its atlases agree
+# Similarity of features where labels land: of pairs that failed, and of the best ones.
+_UNLIKE, _ALIKE = 0.89, 0.95
 _LOW = 0.6  # below, a factor is told as a reason
 
 
@@ -92,17 +96,17 @@ def _there_and_back(evidence: Sequence[Evidence]) -> Factor:
     errors = [e.inverse_error_mm for e in evidence if e.inverse_error_mm is not None]
     if not errors:
         words = "the structures of the atlas fall outside of this image"
-        return Factor(value=0.0, weight=0.25, words=words)
+        return Factor(value=0.0, weight=0.3, words=words)
     error = float(np.median(errors))
     words = f"aligning there and back misses the structures by {error:.0f} mm"
-    return Factor(value=math.exp(-error / 20), weight=0.25, words=words)
+    return Factor(value=math.exp(-error / 12), weight=0.3, words=words)
 
 
 def _image(evidence: Sequence[Evidence]) -> Factor:
     similarity = float(np.mean([e.similarity for e in evidence]))
-    value = min(max((similarity - 0.8) / 0.15, 0.0), 1.0)
+    value = min(max((similarity - _UNLIKE) / (_ALIKE - _UNLIKE), 0.0), 1.0)
     return Factor(
-        value=value, weight=0.15, words="around the structures the images look little alike"
+        value=value, weight=0.3, words="around the structures the images look little alike"
     )
 
 
@@ -117,15 +121,15 @@ def _volumes(ratios: Mapping[int, float], names: Mapping[int, str]) -> list[Fact
     for structure_id, ratio in ratios.items():
         value = math.exp(-abs(math.log(max(ratio, 1e-3))))
         words = f"{names[structure_id]} is {ratio:.1f} times as large as expected for this body"
-        found.append(Factor(value=value, weight=0.15 / len(ratios), words=words))
+        found.append(Factor(value=value, weight=0.2 / len(ratios), words=words))
     return found
 
 
 def _voices(agreement: Mapping[int, float], names: Mapping[int, str]) -> list[Factor]:
     return [
         Factor(
-            value=dice,
-            weight=0.4 / len(agreement),
+            value=min(1.0, dice + _VOTE_GAIN),
+            weight=_VOICES / len(agreement),
             words=f"the atlases disagree on {names[structure_id]} (Dice {dice:.2f} among them)",
         )
         for structure_id, dice in agreement.items()
