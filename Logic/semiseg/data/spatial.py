@@ -23,10 +23,10 @@ class SpatialRange:
     right organs are other organs.
     """
 
-    rotation_deg_zyx: Triple = (12.0, 8.0, 8.0)
-    log_scale: float = 0.18
-    log_stretch: float = 0.08
-    bend_mm: float = 5.0
+    rotation_deg_zyx: Triple = (20.0, 15.0, 15.0)
+    log_scale: float = 0.3
+    log_stretch: float = 0.15
+    bend_mm: float = 8.0
     bend_chance: float = 0.5
     mirror: tuple[int, ...] = ()
 
