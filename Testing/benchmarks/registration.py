@@ -1,10 +1,10 @@
 """One atlas onto another patient: Dice of the atlas' labels carried over, per pair of scans.
 
-Methods: `centres` puts the volumes' middles together, `start` is SemiSeg's translation alone,
-`semiseg` the whole registration, `convexadam` a peer (if the package convexAdam is installed) with
-its own defaults, given SemiSeg's start. Labels are compared on the fixed scan in voxels of about
-the working spacing; folding is counted in the fixed body. Seconds are those of this process on
-one thread for one pair, without reading the files; those of making the features of both scans
+Methods: `centres` puts the volumes' middles together, `start` is SemiSeg's placement and size
+alone, `semiseg` the whole registration, `convexadam` a peer (if the package convexAdam is
+installed) with its own defaults, given SemiSeg's start. Labels are compared on the fixed scan in
+voxels of about the working spacing; folding is counted in the fixed body. Seconds are those of
+this process for one pair, without reading the files; those of making the features of both scans
 count too.
 
 `--data` holds NAME_image.nii.gz and NAME_label.nii.gz at any depth. `--pairs` is a JSON file
@@ -52,6 +52,7 @@ from semiseg.registration.register import (
     warp_image,
     warp_label,
 )
+from semiseg.registration.start import Start
 
 METHODS = ("centres", "start", "semiseg", "convexadam")
 
@@ -206,7 +207,7 @@ def run(method: str, fixed: Scan, moving: Scan, config: RegistrationConfig) -> F
         field = shifted(fixed.prepared.grid, middle)
     else:
         start = best_start(fixed.prepared, moving.prepared, config)
-        field = shifted(fixed.prepared.grid, start.offset_mm.cpu().numpy()[::-1])
+        field = started(fixed.prepared.grid, start)
         if method == "convexadam":
             field = convexadam(fixed.prepared, moving.prepared, field)
     seconds = time.process_time() - clock + fixed.seconds + moving.seconds
@@ -219,6 +220,16 @@ def shifted(grid: Grid, offset_mm_lps: np.ndarray) -> Field:
     return Field(displacement_mm=np.stack(parts), grid=grid)
 
 
+def started(grid: Grid, start: Start) -> Field:
+    """The start alone as a field."""
+    z, y, x = np.meshgrid(*map(np.arange, grid.shape_zyx), indexing="ij")
+    world = grid.to_world(np.stack([x, y, z], axis=-1).astype(float))
+    points_zyx = torch.from_numpy(world[..., ::-1].reshape(-1, 3).astype(np.float32))
+    moved = start(points_zyx.to(start.matrix.device)).cpu() - points_zyx
+    parts = moved.numpy()[:, ::-1].T.reshape(3, *grid.shape_zyx)
+    return Field(displacement_mm=np.ascontiguousarray(parts), grid=grid)
+
+
 def convexadam(fixed: Prepared, moving: Prepared, start: Field) -> Field:
     """The peer on the same volumes, from the same start."""
     try:
@@ -228,9 +239,12 @@ def convexadam(fixed: Prepared, moving: Prepared, start: Field) -> Field:
     fill = float(moving.array.min())
     brought = warp_image(moving.array, moving.grid, start, fixed.grid, fill)
     voxels_zyx = convex_adam_pt(fixed.array, brought, device=torch.device("cpu"))
-    own = np.moveaxis(voxels_zyx, -1, 0)[::-1] * fixed.spacing_mm
-    total = start.displacement_mm + own.astype(np.float32)
-    return Field(displacement_mm=total, grid=fixed.grid)
+    own = (np.moveaxis(voxels_zyx, -1, 0)[::-1] * fixed.spacing_mm).astype(np.float32)
+    z, y, x = np.meshgrid(*map(np.arange, fixed.grid.shape_zyx), indexing="ij")
+    world = fixed.grid.to_world(np.stack([x, y, z], axis=-1).astype(float))
+    onward = start.at(world + np.moveaxis(own, 0, -1))
+    total = own + np.moveaxis(onward, -1, 0)
+    return Field(displacement_mm=np.ascontiguousarray(total), grid=fixed.grid)
 
 
 def last_dice(rows: list[dict]) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from torch.nn import functional
 
 from semiseg.config import RegistrationConfig
 from semiseg.errors import ConfigError
@@ -19,7 +20,7 @@ from semiseg.images.reading import Image
 from semiseg.registration.prepared import Prepared, prepare
 from semiseg.registration.register import RegistrationResult, register
 from semiseg.registration.sampling import feature_map
-from semiseg.registration.start import find_start, find_starts
+from semiseg.registration.start import body_scale, find_start, find_starts
 from semiseg.registration.trial import choose_start
 
 CONFIG = RegistrationConfig(device="cpu", spacing_mm=3.0, iterations=30)
@@ -186,6 +187,22 @@ def test_starts_are_apart_and_the_best_is_first() -> None:
     assert starts[0].certainty > 0.9
     assert starts[1].certainty == 0.0
     assert find_start(part, whole).certainty == starts[0].certainty
+
+
+def test_bodies_of_other_size_are_scaled_before_the_search() -> None:
+    features = torch.rand(12, 9, 6, 6, generator=torch.Generator().manual_seed(0))
+    body = torch.ones(9, 6, 6, dtype=torch.bool)
+    small = feature_map(features, body, torch.tensor([10.0, 20.0, 30.0]), 9.0)
+    grown = functional.interpolate(features[None], scale_factor=(1, 4 / 3, 4 / 3))[0]
+    large = feature_map(grown, torch.ones(9, 8, 8, dtype=torch.bool), torch.zeros(3), 9.0)
+    scale = body_scale(small, large)
+    torch.testing.assert_close(scale, torch.tensor([(4 / 3) ** 0.5, 4 / 3, 4 / 3]))
+    centre = small.points().mean(dim=0, keepdim=True)
+    start = find_starts(small, large, scale=scale, count=1)[0]
+    assert (start(centre) - large.points().mean(dim=0))[0].abs().max() < 9.0
+    back = start.inverse()(start(centre))
+    torch.testing.assert_close(back, centre)
+    assert float(body_scale(small, replace(large, mask=large.mask & False)).max()) <= 1.4
 
 
 def test_a_trial_prefers_the_true_place_over_a_wrong_first() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,12 +19,12 @@ from semiseg.registration.field import Field, folded_fraction, inverse_error_mm
 from semiseg.registration.prepared import Prepared, prepare
 from semiseg.registration.sampling import feature_map
 from semiseg.registration.spline import Spline
-from semiseg.registration.start import Start, find_starts
+from semiseg.registration.start import Start, body_scale, find_starts
 from semiseg.registration.trial import choose_start
 from semiseg.registration.warp import warp_image, warp_label, warp_onehot
 
 # Counts up whenever results change, so that kept registrations are not mistaken for new ones.
-ALGORITHM = 3
+ALGORITHM = 4
 
 __all__ = [
     "ALGORITHM",
@@ -77,28 +77,41 @@ def register(
     there, back = search_both_ways(fixed.features, moving.features, start)
     progress.update(2)
     spline = _dense(fixed, moving, start, there, config)
+    result = _measured(fixed, moving, start, spline)
     progress.update(3)
-    field, inverse = _field(fixed, start, spline), None
     if both_ways:
         home = start.inverse()
         inverse = _field(moving, home, _dense(moving, fixed, home, back, config))
+        error = inverse_error_mm(result.field, inverse, fixed.mask)
+        result = replace(result, inverse=inverse, inverse_error_mm=error)
         progress.update(4)
+    return replace(result, seconds=time.perf_counter() - clock)
+
+
+def _measured(
+    fixed: Prepared, moving: Prepared, start: Start, spline: Spline
+) -> RegistrationResult:
+    field = _field(fixed, start, spline)
     return RegistrationResult(
         field=field,
-        inverse=inverse,
+        inverse=None,
         folded=folded_fraction(field, fixed.mask),
         similarity_before=_similarity(fixed, moving, start, None),
         similarity_after=_similarity(fixed, moving, start, spline),
-        inverse_error_mm=None if inverse is None else inverse_error_mm(field, inverse, fixed.mask),
+        inverse_error_mm=None,
         start_certainty=start.certainty,
         start_reason=start.reason,
-        seconds=time.perf_counter() - clock,
+        seconds=0.0,
     )
 
 
 def best_start(fixed: Prepared, moving: Prepared, config: RegistrationConfig) -> Start:
-    """The translation, out of the likely ones, from which a quick trial matches best."""
-    starts = find_starts(fixed.overview, moving.overview)
+    """The placement, out of the likely ones, from which a quick trial matches best.
+
+    The moving body is first brought to the size of the fixed one.
+    """
+    scale = body_scale(fixed.overview, moving.overview)
+    starts = find_starts(fixed.overview, moving.overview, scale=scale)
     return choose_start(fixed.features, moving.features, starts, seed=config.seed)
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from semiseg.registration.sampling import FeatureMap
+from semiseg.registration.sampling import FeatureMap, lattice_points
 
 _APART_MM = 30.0
+_LARGEST_SCALE = 1.4
 _SEARCHED = "found by search over all translations"
 _MIN_OVERLAP = 0.6
 
@@ -39,8 +40,10 @@ def find_start(fixed: FeatureMap, moving: FeatureMap) -> Start:
     return find_starts(fixed, moving, count=1)[0]
 
 
-def find_starts(fixed: FeatureMap, moving: FeatureMap, *, count: int = 4) -> tuple[Start, ...]:
-    """Up to `count` translations, at least 3 cm apart, best first.
+def find_starts(
+    fixed: FeatureMap, moving: FeatureMap, *, count: int = 4, scale: Tensor | None = None
+) -> tuple[Start, ...]:
+    """Up to `count` translations, at least 3 cm apart, best first, after `scale` (z, y, x).
 
     Best is the least mean feature distance where the two bodies overlap. Both maps need the same
     spacing. The certainty compares a place with the best one more than 3 cm away. Where there is
@@ -49,17 +52,57 @@ def find_starts(fixed: FeatureMap, moving: FeatureMap, *, count: int = 4) -> tup
     trouble = _trouble(fixed, "fixed") or _trouble(moving, "moving")
     if trouble:
         return (_centred(fixed, moving, trouble),)
-    cost = _translation_costs(fixed, moving)
+    scale = torch.ones_like(fixed.origin_mm_zyx) if scale is None else scale
+    resized = _resized(moving, scale)
+    cost = _translation_costs(fixed, resized)
     seen = cost[torch.isfinite(cost)]
     spread = float(seen.std()) if len(seen) > 1 else 0.0
     peaks = _peaks(cost, count + 1, fixed.spacing_mm)
     starts: list[Start] = []
     for rank, (place, value) in enumerate(peaks[:count]):
         rival = peaks[0 if rank else 1][1] if len(peaks) > 1 else None
-        shift = _signed(place, cost.shape, moving.shape).to(cost.device) * fixed.spacing_mm
-        offset = moving.origin_mm_zyx - fixed.origin_mm_zyx + shift
-        starts.append(_translation(offset, _certainty(value, rival, spread), _SEARCHED))
+        shift = _signed(place, cost.shape, resized.shape).to(cost.device) * fixed.spacing_mm
+        offset = scale * (resized.origin_mm_zyx - fixed.origin_mm_zyx + shift)
+        certainty = _certainty(value, rival, spread)
+        found = Start(
+            matrix=torch.diag(scale), offset_mm=offset, certainty=certainty, reason=_SEARCHED
+        )
+        starts.append(found)
     return tuple(starts)
+
+
+def body_scale(fixed: FeatureMap, moving: FeatureMap) -> Tensor:
+    """Size of the moving body over that of the fixed one, (z, y, x), from their cross-sections.
+
+    Stout bodies are wider, but hardly longer: along z it is the root of the ratio.
+    """
+    ratio = _girth_mm(moving) / _girth_mm(fixed)
+    across = min(max(ratio, 1 / _LARGEST_SCALE), _LARGEST_SCALE)
+    return torch.tensor([math.sqrt(across), across, across], device=fixed.table.device)
+
+
+def _girth_mm(features: FeatureMap) -> float:
+    """Root of the body's median cross-section; slices with little of it do not count."""
+    areas = features.mask.sum(dim=(1, 2)).float()
+    whole = areas[areas > 0.3 * areas.max()]
+    return math.sqrt(float(whole.median())) * features.spacing_mm if len(whole) else 1.0
+
+
+def _resized(features: FeatureMap, scale: Tensor) -> FeatureMap:
+    """`features` with all positions divided by `scale`, on a lattice of the same spacing."""
+    if bool((scale == 1).all()):
+        return features
+    shape = [max(1, math.ceil(n / s)) for n, s in zip(features.shape, scale.tolist(), strict=True)]
+    origin = features.origin_mm_zyx / scale
+    points = lattice_points(shape, origin, features.spacing_mm).reshape(-1, 3) * scale
+    values, _ = features.sample(points)
+    body, _ = replace(features, table=features.mask.reshape(-1, 1).float()).sample(points)
+    return FeatureMap(
+        table=values,
+        mask=(body[:, 0] > 0.5).reshape(shape),
+        origin_mm_zyx=origin,
+        spacing_mm=features.spacing_mm,
+    )
 
 
 def _trouble(features: FeatureMap, which: str) -> str | None:
@@ -72,17 +115,14 @@ def _trouble(features: FeatureMap, which: str) -> str | None:
 
 def _centred(fixed: FeatureMap, moving: FeatureMap, reason: str) -> Start:
     offset = _centre(moving) - _centre(fixed)
-    return _translation(offset, 0.0, f"{reason}; the volumes' centres were put together")
+    reason = f"{reason}; the volumes' centres were put together"
+    matrix = torch.eye(3, device=offset.device)
+    return Start(matrix=matrix, offset_mm=offset, certainty=0.0, reason=reason)
 
 
 def _centre(features: FeatureMap) -> Tensor:
     last = torch.tensor(features.shape, device=features.table.device) - 1
     return features.origin_mm_zyx + last * features.spacing_mm / 2
-
-
-def _translation(offset: Tensor, certainty: float, reason: str) -> Start:
-    matrix = torch.eye(3, device=offset.device)
-    return Start(matrix=matrix, offset_mm=offset, certainty=certainty, reason=reason)
 
 
 def _translation_costs(fixed: FeatureMap, moving: FeatureMap) -> Tensor:
