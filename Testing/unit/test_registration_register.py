@@ -209,10 +209,10 @@ def test_a_trial_prefers_the_true_place_over_a_wrong_first() -> None:
     fixed, moving = _ready(_scan(GRID, (0.0, 0.0, 9.0))), _ready(_scan(GRID))
     right = find_start(fixed.overview, moving.overview)
     wrong = replace(right, offset_mm=right.offset_mm + torch.tensor([0.0, 33.0, 30.0]))
-    chosen = choose_start(fixed.features, moving.features, (wrong, right))
+    chosen = choose_start(fixed, moving, (wrong, right))
     torch.testing.assert_close(chosen.offset_mm, right.offset_mm)
     assert 0.5 < chosen.certainty <= 1.0
-    back = choose_start(fixed.features, moving.features, (wrong,))
+    back = choose_start(fixed, moving, (wrong,))
     assert back is wrong
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from semiseg.registration.sampling import FeatureMap, block_mean, feature_map, lattice_points
+from semiseg.registration.sampling import FeatureMap, block_mean, feature_map, lattice_points, rows
 from semiseg.registration.start import Start
 
 _COUPLING = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -30,24 +30,39 @@ class Coarse:
         return self.map.sample(points_mm_zyx)[0]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Blocks:
+    """One image at the resolution of cells: as the `cells` to place, and `soft` to be searched.
+
+    The mask of `cells` is the share of each that lies in the body.
+    """
+
+    cells: FeatureMap
+    soft: FeatureMap
+
+
+def blocks(features: FeatureMap, side: int) -> Blocks:
+    """Cells of `side` cubed nodes of `features`."""
+    return Blocks(cells=_cells(features, side), soft=_softened(features, side))
+
+
 def search_both_ways(
-    fixed: FeatureMap, moving: FeatureMap, start: Start, *, cell: int = 3, reach: int = 4
+    fixed: Blocks, moving: Blocks, start: Start, *, reach: int = 4
 ) -> tuple[Coarse, Coarse]:
     """Displacements before `start` that lead from fixed to moving, and the same the way back.
 
-    Cells are cubes of `cell` nodes; displacements reach `reach` cells along every axis.
+    Displacements reach `reach` cells along every axis; both need cells of the same size.
     """
     back = start.inverse()
-    forward = _search(fixed, moving, start, cell, reach)
-    backward = _search(moving, fixed, back, cell, reach)
+    forward = _search(fixed.cells, moving.soft, start, reach)
+    backward = _search(moving.cells, fixed.soft, back, reach)
     return _consistent(forward, backward, start, back)
 
 
-def _search(fixed: FeatureMap, moving: FeatureMap, start: Start, cell: int, reach: int) -> Coarse:
-    cells = _cells(fixed, cell)
-    cost, choices = _cost_volume(cells, _softened(moving, cell), start, reach)
+def _search(cells: FeatureMap, moving: FeatureMap, start: Start, reach: int) -> Coarse:
+    cost, choices = _cost_volume(cells, moving, start, reach)
     field = _coupled(cost, choices, cells.shape) * cells.spacing_mm
-    return Coarse(map=replace(cells, table=field.flatten(1).T.contiguous()))
+    return Coarse(map=replace(cells, table=rows(field)))
 
 
 def _consistent(

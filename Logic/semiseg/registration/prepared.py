@@ -16,6 +16,7 @@ from semiseg.images.grid import Grid, canonical
 from semiseg.images.intensity import body_mask, normalise
 from semiseg.images.reading import Image
 from semiseg.images.resampling import resample_image, spaced_grid, zoom_linear
+from semiseg.registration.discrete import Blocks, blocks
 from semiseg.registration.features import mind_ssc
 from semiseg.registration.sampling import FeatureMap, feature_map, pooled, rows
 
@@ -41,6 +42,16 @@ class Prepared:
         """MIND-SSC at half the working resolution, averaged from the full one."""
         volume = torch.from_numpy(self.array).to(self.device)
         return pooled(self._map(mind_ssc(volume)), 2)
+
+    @cached_property
+    def cells(self) -> Blocks:
+        """Blocks of 3 feature nodes, 18 mm at the default spacing, for the coarse match."""
+        return blocks(self.features, 3)
+
+    @cached_property
+    def large_cells(self) -> Blocks:
+        """Blocks of 4 feature nodes, for trying out starts."""
+        return blocks(self.features, 4)
 
     @cached_property
     def overview(self) -> FeatureMap:

@@ -74,7 +74,7 @@ def register(
     progress = Progress(emit, "register", 3 + both_ways)
     start = best_start(fixed, moving, config)
     progress.update(1, start.reason)
-    there, back = search_both_ways(fixed.features, moving.features, start)
+    there, back = search_both_ways(fixed.cells, moving.cells, start)
     progress.update(2)
     spline = _dense(fixed, moving, start, there, config)
     result = _measured(fixed, moving, start, spline)
@@ -112,7 +112,7 @@ def best_start(fixed: Prepared, moving: Prepared, config: RegistrationConfig) ->
     """
     scale = body_scale(fixed.overview, moving.overview)
     starts = find_starts(fixed.overview, moving.overview, scale=scale)
-    return choose_start(fixed.features, moving.features, starts, seed=config.seed)
+    return choose_start(fixed, moving, starts, seed=config.seed)
 
 
 def _dense(

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from semiseg.registration.dense import DenseSettings, mean_distance, refine
 from semiseg.registration.discrete import search_both_ways
+from semiseg.registration.prepared import Prepared
 from semiseg.registration.sampling import FeatureMap
 from semiseg.registration.start import Start
 
 _QUICK = DenseSettings(iterations=20, smoothness=0.4, knot_mm=18.0, points=5_000)
-_CELL, _REACH = 4, 2
+_REACH = 2
 _PROBES = 2_000
 _SAME_MM = 20.0
 _CLEARLY_WORSE = 0.03
@@ -23,15 +24,14 @@ _CLEARLY_WORSE = 0.03
 
 @dataclass(frozen=True, kw_only=True)
 class _Trial:
-    """Where `start` led: mean squared feature `distance`, and `places` (N, 3) of probe points."""
+    """Where a start led: mean squared feature `distance`, and `places` (N, 3) of probe points."""
 
-    start: Start
     distance: float
     places: Tensor
 
 
 def choose_start(
-    fixed: FeatureMap, moving: FeatureMap, starts: Sequence[Start], *, seed: int = 0
+    fixed: Prepared, moving: Prepared, starts: Sequence[Start], *, seed: int = 0
 ) -> Start:
     """The start from which a quick registration matches best.
 
@@ -41,9 +41,9 @@ def choose_start(
     """
     if len(starts) == 1:
         return starts[0]
-    swap = int(fixed.mask.sum()) > int(moving.mask.sum())
+    swap = fixed.mask.sum() > moving.mask.sum()
     small, large = (moving, fixed) if swap else (fixed, moving)
-    probes = _probes(small, seed)
+    probes = _probes(small.features, seed)
     trials = [
         _tried(small, large, start.inverse() if swap else start, probes, seed) for start in starts
     ]
@@ -51,16 +51,14 @@ def choose_start(
     return replace(starts[best], certainty=_consensus(trials[best], trials))
 
 
-def _tried(
-    fixed: FeatureMap, moving: FeatureMap, start: Start, probes: Tensor, seed: int
-) -> _Trial:
-    coarse, _ = search_both_ways(fixed, moving, start, cell=_CELL, reach=_REACH)
-    spline = refine(fixed, moving, start, coarse, replace(_QUICK, seed=seed))
-    moved = spline.on(fixed).flatten(1).T[probes]
+def _tried(fixed: Prepared, moving: Prepared, start: Start, probes: Tensor, seed: int) -> _Trial:
+    coarse, _ = search_both_ways(fixed.large_cells, moving.large_cells, start, reach=_REACH)
+    here, there = fixed.features, moving.features
+    spline = refine(here, there, start, coarse, replace(_QUICK, seed=seed))
+    moved = spline.on(here).flatten(1).T[probes]
     return _Trial(
-        start=start,
-        distance=mean_distance(fixed, moving, start, spline),
-        places=start(fixed.points()[probes] + moved),
+        distance=mean_distance(here, there, start, spline),
+        places=start(here.points()[probes] + moved),
     )
 
 
