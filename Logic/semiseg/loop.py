@@ -155,6 +155,7 @@ def _annotated(folder: Path, cases: Sequence[LoopCase], config: LoopConfig) -> S
         study.add_case(
             case.image,
             case_id=case.case_id,
+            name=case.case_id,
             patient=case.patient,
             modality=case.modality,
             split=case.split,

@@ -63,6 +63,7 @@ class EnginePanel:
         self.propagateButton = self._button(layout, _("Propagate"), self.onPropagate)
         self.learnButton = self._button(layout, _("Learn"), self.onLearn)
         self.segmentButton = self._button(layout, _("Segment all"), self.onSegment)
+        self.exportButton = self._button(layout, _("Export"), self.onExport)
         self.reportButton = self._button(layout, _("Report"), self.onReport)
         self.cancelButton = self._button(layout, _("Cancel"), self.onCancel)
 
@@ -85,6 +86,11 @@ class EnginePanel:
 
     def onSegment(self):
         self._start(["predict", self.folderEdit.currentPath])
+
+    def onExport(self):
+        folder = Path(self.folderEdit.currentPath)
+        target = folder / "export" / time.strftime("%Y%m%d-%H%M%S")
+        self._start(["export", str(folder), str(target)])
 
     def onReport(self):
         self._start(["report", self.folderEdit.currentPath])
@@ -135,6 +141,7 @@ class EnginePanel:
             self.propagateButton,
             self.learnButton,
             self.segmentButton,
+            self.exportButton,
             self.reportButton,
         ):
             button.enabled = idle and has_folder
