@@ -144,6 +144,7 @@ def measure(run: Run, settings: Settings) -> tuple[list[dict], dict]:
     start = time.monotonic()
     try:
         result = run_loop(folder, cases(run, settings), config(run, settings), progress(run))
+        model = json.loads(next(folder.glob("models/*/model.json")).read_text(encoding="utf-8"))
     finally:
         if settings.keep is None:
             shutil.rmtree(top, ignore_errors=True)
@@ -160,7 +161,8 @@ def measure(run: Run, settings: Settings) -> tuple[list[dict], dict]:
         for row in result.label_rows
     ]
     seconds = dict(result.seconds) | {"all": round(time.monotonic() - start, 1)}
-    return rows, {"run": key(run), "seconds": seconds, "peak_rss_mb": peak_rss_mb()}
+    summary = {"run": key(run), "steps": model["steps"], "seconds": seconds}
+    return rows, summary | {"spacing_mm": model["spacing_mm_zyx"], "peak_rss_mb": peak_rss_mb()}
 
 
 def kind(case) -> str:
