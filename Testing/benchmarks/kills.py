@@ -29,7 +29,7 @@ import numpy as np
 from phantom import SHAPE_ZYX, make_phantoms
 
 STAGES = ("annotate", "propagate", "train", "predict", "export")
-STEPS = 40
+STEPS = 20
 
 
 def main() -> int:
@@ -81,6 +81,7 @@ class Bench:
             label = str(self.top / f"{name}_label.nii.gz")
             finish(["annotate", str(self.study), name, label, "--done", done, "--only-finished"])
         shutil.copytree(self.study, self.unbroken)
+        finish(train_command(self.study))
 
     def _time(self, stage: str) -> float:
         start = time.monotonic()
