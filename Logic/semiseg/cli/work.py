@@ -114,8 +114,8 @@ def train(
 ) -> None:
     """Learn a model from drawn and propagated labels.
 
-    Stopped or killed, the same command goes on from the last checkpoint. The model that is kept
-    is chosen on the validation cases, never on test cases.
+    Stopped or killed, the same command goes on from the last checkpoint. The averaged last
+    weights are kept; validation only scores them, and test cases are not looked at.
 
     \b
     Examples:
