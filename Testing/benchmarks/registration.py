@@ -8,7 +8,8 @@ this process for one pair, without reading the files; those of making the featur
 count too.
 
 `--data` holds NAME_image.nii.gz and NAME_label.nii.gz at any depth. `--pairs` is a JSON file
-{"pairs": {group: [[moving, fixed], ...]}}. Nothing is trained or tuned on the labels.
+{"pairs": {group: [[moving, fixed], ...]}}. The script uses labels for scores
+alone; SemiSeg's defaults were once chosen on abdominal pairs, so measure on other patients too.
 
     python Testing/benchmarks/registration.py --data abdomen --pairs pairs.json --out reg.json
 """
