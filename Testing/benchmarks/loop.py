@@ -4,6 +4,8 @@ AB-5: on one CT and one MR of the training pool, five axial slices for each orga
 extent with both tips, all organs drawn on each of them. AB-1: the same two scans fully drawn. The
 rest of the pool and the validation scans have no labels; figures are of the test scans, which
 choose nothing: the last weights of the time budget are taken, no threshold is set on any label.
+(The defaults of registration were once chosen on pairs of this data, test scans among them: for a
+clean figure of runs with propagation point `--data` at other patients.)
 
 `--data` holds `ct/NAME_image.nii.gz`, `ct/NAME_label.nii.gz` and the same under `mr/` (or a folder
 `abdomen` with both). Splits are by sorted names: two thirds of the CT and 60 % of the MR make the
