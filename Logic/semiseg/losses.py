@@ -81,6 +81,16 @@ def supervised_loss(logits: Tensor, label: Tensor, valid: Tensor, known: Tensor)
     return cross_entropy + masked_dice(logits, label, valid, known)
 
 
+def entropy(probability: Tensor) -> Tensor:
+    """-sum p ln p over the classes of `probability` (B, C, *): (B, *), between 0 and ln C."""
+    return -(probability * probability.clamp(min=1e-7).log()).sum(dim=1)
+
+
+def normalised_entropy(probability: Tensor) -> Tensor:
+    """`entropy` as a share of its largest value, in [0, 1]."""
+    return entropy(probability) / math.log(probability.shape[1])
+
+
 def _positive(total: Tensor) -> Tensor:
     """`total`, or 1 where it is 0, so that an empty sum divides to exactly 0."""
     return torch.where(total > 0, total, torch.ones_like(total))

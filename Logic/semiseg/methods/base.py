@@ -16,6 +16,11 @@ from semiseg.networks import NetworkSpec
 
 METHODS: Mapping[str, str] = {
     "supervised": "semiseg.methods.supervised:Supervised",
+    "entropy": "semiseg.methods.entropy:EntropyMinimisation",
+    "mean_teacher": "semiseg.methods.mean_teacher:MeanTeacher",
+    "ua_mt": "semiseg.methods.ua_mt:UncertaintyAwareMeanTeacher",
+    "cross_pseudo": "semiseg.methods.cross_pseudo:CrossPseudoSupervision",
+    "bcp": "semiseg.methods.bcp:BidirectionalCopyPaste",
 }
 
 
