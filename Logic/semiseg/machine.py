@@ -35,6 +35,7 @@ BATCH = 2
 _LEAST_MEMORY = 6 * 2**30
 _LEAST_DISK = 2 * 2**30
 _REPEAT_S = 0.5
+_NESTED = ("gpu", "versions", "trial", "speeds")
 _GFLOP = 1e9
 
 
@@ -70,6 +71,19 @@ class Speed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Trial:
+    """The device that device "auto" works on, and how long a small convolution took on it."""
+
+    device: str
+    name: str
+    milliseconds: float
+
+    def summary(self) -> str:
+        """In one line."""
+        return f"{self.name} ({self.device}): ran a test kernel in {self.milliseconds:.1f} ms"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Machine:
     """The machine as this process may use it; `problems` are sentences for the user."""
 
@@ -83,6 +97,7 @@ class Machine:
     free_disk_bytes: int
     gpu: Gpu | None
     versions: Mapping[str, str]
+    trial: Trial
     speeds: tuple[Speed, ...]
     problems: tuple[str, ...]
 
@@ -94,6 +109,7 @@ class Machine:
             "Memory": f"{_gib(self.memory_bytes)}, {_gib(self.free_memory_bytes)} free",
             "Disk": f"{_gib(self.free_disk_bytes)} free",
             "GPU": "none" if self.gpu is None else self.gpu.summary(),
+            "Device in use": self.trial.summary(),
             "Versions": ", ".join(f"{name} {version}" for name, version in self.versions.items()),
         }
         for speed in self.speeds:
@@ -108,23 +124,28 @@ class Machine:
     def to_json(self) -> dict[str, Json]:
         """Plain values."""
         return {
-            **{k: v for k, v in vars(self).items() if k not in ("gpu", "versions", "speeds")},
+            **{k: v for k, v in vars(self).items() if k not in _NESTED},
             "problems": list(self.problems),
             "versions": dict(self.versions),
             "gpu": None if self.gpu is None else dict(vars(self.gpu)),
+            "trial": dict(vars(self.trial)),
             "speeds": [dict(vars(speed)) for speed in self.speeds],
         }
 
 
-def examine(folder: Path, emit: Emit = ignore) -> Machine:
-    """Look at this machine and measure it, in about 15 s; `folder` is on the disk to look at."""
+def examine(folder: Path, emit: Emit = ignore, *, quick: bool = False) -> Machine:
+    """Look at this machine and measure it, in about 15 s; `folder` is on the disk to look at.
+
+    `quick` only tries the device with a small convolution, and has no `speeds`.
+    """
     progress = Progress(emit, "doctor", 3)
     progress.update(0, "looking at processor, memory and disk")
     memory, threads, disk = usable_memory(), usable_threads(), free_disk(folder)
     progress.update(1, "trying the GPU")
     gpu = find_gpu()
+    trial = try_device(gpu)
     progress.update(2, "measuring the speed")
-    speeds = measure_speeds(with_gpu=gpu is not None and gpu.trouble is None)
+    speeds = () if quick else measure_speeds(with_gpu=trial.device != "cpu")
     progress.update(3)
     return Machine(
         system=f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
@@ -137,6 +158,7 @@ def examine(folder: Path, emit: Emit = ignore) -> Machine:
         free_disk_bytes=disk,
         gpu=gpu,
         versions=installed_versions(),
+        trial=trial,
         speeds=speeds,
         problems=_problems(memory.total_bytes, disk, folder, gpu),
     )
@@ -188,6 +210,23 @@ def find_gpu() -> Gpu | None:
     if name is None:
         return None
     return Gpu(name=name, memory_bytes=total, free_bytes=0, driver=driver, trouble=cuda_trouble())
+
+
+def try_device(gpu: Gpu | None) -> Trial:
+    """Run a small convolution where device "auto" works: on `gpu` when it does, else on the CPU."""
+    import torch  # noqa: PLC0415
+
+    from semiseg.devices import convolution_works, set_threads  # noqa: PLC0415
+
+    threads = set_threads()
+    works = gpu is not None and gpu.trouble is None
+    device = torch.device("cuda" if works else "cpu")
+    convolution_works(device)  # the first call loads libraries
+    start = time.perf_counter()
+    convolution_works(device)  # brings its result to the CPU, so the GPU has finished
+    milliseconds = (time.perf_counter() - start) * 1000
+    name = gpu.name if gpu is not None and works else f"CPU, {threads} thread{'s' * (threads > 1)}"
+    return Trial(device=device.type, name=name, milliseconds=milliseconds)
 
 
 def measure_speeds(*, with_gpu: bool) -> tuple[Speed, ...]:

@@ -484,7 +484,7 @@ def test_a_defect_is_a_sentence_and_the_traceback_a_file(
 
 def test_doctor_shows_what_the_machine_can_do(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = SimpleNamespace(summary=lambda: {"cores": "2"}, to_json=lambda: {"cores": 2})
-    stage(monkeypatch, "machine", examine=lambda folder, emit: machine)
+    stage(monkeypatch, "machine", examine=lambda folder, emit, quick: machine)
     assert "cores" in cli("doctor")[1]
 
 

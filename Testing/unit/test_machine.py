@@ -44,6 +44,21 @@ def test_examine_measures_this_machine(tmp_path: Path, monkeypatch: pytest.Monke
     assert events[-1].step == events[-1].total
 
 
+def test_quick_examination_tries_the_device_and_measures_no_speed(tmp_path: Path) -> None:
+    found = machine.examine(tmp_path, quick=True)
+    assert found.speeds == ()
+    assert found.trial.device in ("cpu", "cuda")
+    assert 0 < found.trial.milliseconds < 10_000
+    assert "ran a test kernel in" in found.summary()["Device in use"]
+    assert json.loads(json.dumps(found.to_json()))["trial"]["name"] == found.trial.name
+
+
+def test_a_gpu_that_fails_is_not_the_device_in_use() -> None:
+    broken = Gpu(name="GT 1", memory_bytes=1, free_bytes=0, driver="1", trouble="no kernel image")
+    assert machine.try_device(broken).device == "cpu"
+    assert machine.try_device(None).name.startswith("CPU, ")
+
+
 def test_speed_is_measured_in_plausible_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_REPEAT_S", 0.001)
     found = machine.measure_speed(torch.device("cpu"), side=16)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -14,17 +15,22 @@ def register(app: typer.Typer) -> None:
     app.command("doctor")(doctor)
 
 
-def doctor(context: typer.Context) -> None:
+def doctor(
+    context: typer.Context,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Only try the device, with a small convolution.")
+    ] = False,
+) -> None:
     """Measure what this machine can do; takes seconds.
 
     \b
     Examples:
       semiseg doctor
-      semiseg doctor --json
+      semiseg doctor --quick --json
     """
     from semiseg.machine import examine
 
     screen = screen_of(context)
-    machine = examine(Path.cwd(), screen.emit)
+    machine = examine(Path.cwd(), screen.emit, quick=quick)
     screen.table("This machine", ("what", "found"), list(machine.summary().items()))
     screen.data(machine=machine.to_json())
