@@ -17,10 +17,11 @@ from semiseg.study.case import (
     GateRecord,
     Origin,
     Prediction,
+    Problem,
     empty_label,
 )
 from semiseg.study.core import StudyCore
-from semiseg.study.labels import checked_map, checked_weights
+from semiseg.study.labels import CaseFiles, checked_map, checked_weights
 from semiseg.study.ledger import Ledger, SliceState, require_slices
 from semiseg.study.merge import (
     Computed,
@@ -165,24 +166,31 @@ class Labelling(StudyCore):
         weights = checked_weights(uncertainty, case.grid, f"the uncertainty of {what}")
         told = {**info, "kind": "predicted", "model_id": model_id}
         with self.writing():
+            case = self._fresh_case(case_id)  # it may have been removed meanwhile
             segments = self.protocol.segments()
             version = self._files(case).save_prediction(ids, weights, segments, told)
             self._note("predicted", case=case_id, version=version, model=model_id)
             return version
 
     def prediction_versions(self, case_id: str) -> tuple[int, ...]:
-        """The numbers of the case's predictions, rising."""
-        return version_numbers(self._files(self.case(case_id)).predictions)
+        """The numbers of the case's predictions that were not withdrawn, rising."""
+        files = self._files(self.case(case_id))
+        try:
+            withdrawn = files.withdrawn()
+        except (SchemaError, StorageError) as error:
+            self._tell(_unclear(case_id, files, str(error)))
+            withdrawn = frozenset()
+        return tuple(n for n in version_numbers(files.predictions) if n not in withdrawn)
 
     def prediction(self, case_id: str, version: int | None = None) -> Prediction | None:
-        """A prediction, the newest that can be read by default; None if there is none.
+        """A prediction; by default the newest that was not withdrawn and can be read, or None.
 
         SchemaError when the `version` asked for is missing or damaged.
         """
         files = self._files(self.case(case_id))
         if version is not None:
             return files.read_prediction(version)
-        for number in reversed(version_numbers(files.predictions)):
+        for number in reversed(self.prediction_versions(case_id)):
             try:
                 return files.read_prediction(number)
             except (SchemaError, StorageError) as error:
@@ -262,6 +270,15 @@ class Labelling(StudyCore):
     def _save(self, case: Case, label: CaseLabel, info: Mapping[str, Json]) -> int:
         told = {**info, "follows": label.version}
         return self._files(case).save_label(replace(label, info=told), self.protocol.segments())
+
+
+def _unclear(case_id: str, files: CaseFiles, cause: str) -> Problem:
+    return Problem(
+        case_id=case_id,
+        path=files.predictions,
+        message=f"which segmentations of {case_id} were taken back is not known: {cause}",
+        remedy="all are used; take back those that should not count",
+    )
 
 
 def _emptied(before: CaseLabel, marks: tuple[Mark, ...], case: Case) -> NDArray[np.uint16]:

@@ -31,6 +31,7 @@ from semiseg.study.versions import (
 _STEPS = 200
 _LABEL, _ORIGIN, _CONFIDENCE = "label.seg.nrrd", "origin.nrrd", "confidence.nrrd"
 _LEDGER, _UNCERTAINTY = "ledger.json", "uncertainty.nrrd"
+_WITHDRAWN = "withdrawn.json"
 
 
 class CaseFiles:
@@ -128,6 +129,22 @@ class CaseFiles:
             model_id=info.integer("model_id"),
             info={"created": manifest.created, "segments": segments, **manifest.info},
         )
+
+    def prediction_info(self, version: int) -> Manifest:
+        """What version.json says; SchemaError when the version is missing or damaged."""
+        return read_manifest(version_folder(self.predictions, version))
+
+    def withdrawn(self) -> frozenset[int]:
+        """The predictions that were taken back; SchemaError when that cannot be read."""
+        path = self.predictions / _WITHDRAWN
+        if not path.exists():
+            return frozenset()
+        return frozenset(Fields(read_json(path), str(path)).integers("versions"))
+
+    def withdraw_prediction(self, version: int) -> None:
+        """Takes a prediction back; its files stay. Call under the lock."""
+        versions = sorted({*self.withdrawn(), version})
+        write_json_atomic(self.predictions / _WITHDRAWN, {"versions": list(versions)})
 
     def _manifest(self, parent: Path, version: int) -> Manifest:
         if version not in version_numbers(parent):
