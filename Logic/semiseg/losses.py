@@ -75,6 +75,27 @@ def masked_dice(logits: Tensor, label: Tensor, valid: Tensor, known: Tensor) -> 
     return (per_class * trust).sum() / _positive((n_drawn > 0).sum())
 
 
+def masked_squared_dice(logits: Tensor, label: Tensor, valid: Tensor, known: Tensor) -> Tensor:
+    """Mean squared soft Dice loss over all classes that are known somewhere, background too.
+
+    1 - (2 sum pt + e) / (sum p^2 + sum t^2 + e), sums over the batch, e = 1e-5 (Milletari et al.
+    2016 as used by Luo et al. 2021); shapes as in `marginal_cross_entropy`. 0 with a gradient
+    where nothing is known.
+    """
+    target = one_hot(label, logits.shape[1]).float()
+    weight = valid.unsqueeze(1) * known
+    probability = logits.float().softmax(dim=1)
+    per_class = soft_dice(probability, target, weight, squared=True, smooth=1e-5)
+    over = [axis for axis in range(weight.dim()) if axis != 1]
+    counts = (weight > 0).sum(over) > 0
+    return (per_class * counts).sum() / _positive(counts.sum())
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of `values` where `mask`; 0 with a gradient where that is nowhere."""
+    return torch.where(mask, values, 0.0).sum() / _positive(mask.sum())
+
+
 def supervised_loss(logits: Tensor, label: Tensor, valid: Tensor, known: Tensor) -> Tensor:
     """Marginal cross-entropy plus masked Dice loss; shapes as in `marginal_cross_entropy`."""
     cross_entropy = marginal_cross_entropy(logits, label, valid, known)

@@ -267,3 +267,22 @@ def test_training_grid_keeps_the_extent_and_leads_back() -> None:
     assert back.shape == grid.shape_zyx
     inner = (slice(2, -2),) * 3
     assert np.corrcoef(back[inner].ravel(), image.array[inner].ravel())[0, 1] > 0.98
+
+
+def test_level_sets_come_with_labelled_samples_where_slices_are_known() -> None:
+    sampler = Sampler(CASES, replace(CHANGED, level_sets=True), CPU)
+    for step in range(4):
+        batch = sampler.batch(step)
+        assert batch.level is not None
+        assert batch.level.shape == (3, 2, 8, 8, 8)
+        known = ~batch.level[:2].isnan().any(dim=1)
+        assert torch.equal(known, batch.valid[:2] > 0)
+        inside = torch.stack([batch.label[:2] == k for k in (1, 2)], dim=1)
+        assert bool((batch.level[:2][inside] <= 0).all())
+        assert bool((batch.level[:2][~inside & known[:, None]] > 0).all())
+        assert bool(batch.level[2:].isnan().all())
+        assert batch.to(CPU).level is not None
+
+
+def test_level_sets_are_made_only_for_methods_that_ask() -> None:
+    assert Sampler(CASES, PLAIN, CPU).batch(0).level is None

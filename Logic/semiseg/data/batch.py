@@ -16,6 +16,8 @@ class Batch:
     unknown, 1 drawn by a human, the confidence in between; known (B, C, *) bool: whether it is
     known there if the voxel belongs to class c; origin (B, *) uint8 as `study.case.Origin`;
     modality (B,) 0 CT, 1 MR; case ids (B,). Unlabelled samples have valid 0 and known False.
+    level (B, C - 1, *), where the method asks for it: millimetres to each structure's outline,
+    negative inside, NaN where that is not known.
     """
 
     image: Tensor
@@ -27,6 +29,7 @@ class Batch:
     case: tuple[str, ...]
     n_labelled: int
     spacing_mm_zyx: tuple[float, float, float]
+    level: Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -37,4 +40,5 @@ class Batch:
         """The same batch on `device`."""
         names = ("image", "label", "valid", "known", "origin", "modality")
         moved: dict[str, Tensor] = {name: getattr(self, name).to(device) for name in names}
-        return replace(self, **moved)  # type: ignore[arg-type]
+        level = None if self.level is None else self.level.to(device)
+        return replace(self, level=level, **moved)  # type: ignore[arg-type]

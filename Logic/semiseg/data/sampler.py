@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +15,7 @@ from semiseg.config import MODALITIES
 from semiseg.data.batch import Batch
 from semiseg.data.cases import TrainingCase
 from semiseg.data.greys import GreyRange, change_greys
+from semiseg.data.levels import level_maps
 from semiseg.data.spatial import Source, SpatialRange, Zyx, draw_warp
 from semiseg.errors import NotEnoughLabelsError
 from semiseg.images.grid import Triple
@@ -36,6 +38,7 @@ class SamplerSettings:
     seed: int = 0
     spatial: SpatialRange | None = field(default_factory=SpatialRange)
     greys: GreyRange | None = field(default_factory=GreyRange)
+    level_sets: bool = False
 
 
 class Sampler:
@@ -52,7 +55,7 @@ class Sampler:
         self.settings = settings
         self._device = device
         self._cases = list(cases)
-        self._sources = [_source(case, device) for case in cases]
+        self._sources = [_source(case, device, settings) for case in cases]
         self._patterns = [_pattern_table(case, settings.n_classes, device) for case in cases]
         self._centres = [_centres(case, settings.seed) for case in cases]
         self._labelled = _strata(
@@ -77,8 +80,7 @@ class Sampler:
         samples = labelled + other
         numbers = [number for number, _ in samples]
         stacked = {
-            name: torch.stack([tensors[name] for _, tensors in samples])
-            for name in ("image", "label", "valid", "known", "origin")
+            name: torch.stack([tensors[name] for _, tensors in samples]) for name in samples[0][1]
         }
         modality = [MODALITIES.index(self._cases[i].modality) for i in numbers]
         return Batch(
@@ -116,6 +118,7 @@ class Sampler:
                 "valid": label.float(),
                 "known": known.expand(self.settings.n_classes, *seen.shape),
                 "origin": label.to(torch.uint8),
+                **self._levels(maps, seen),
             }
         known = self._patterns[number][maps["pattern"].long()] & seen[..., None]
         return {
@@ -123,7 +126,19 @@ class Sampler:
             "valid": maps["valid"].float() * seen,
             "known": known.movedim(-1, 0),
             "origin": maps["origin"] * seen,
+            **self._levels(maps, seen),
         }
+
+    def _levels(self, maps: dict[str, Tensor], seen: Tensor) -> dict[str, Tensor]:
+        """Signed distances (C - 1, *), NaN where they are not known or not to be seen."""
+        if not self.settings.level_sets:
+            return {}
+        n = self.settings.n_classes - 1
+        unknown = torch.full((n, *seen.shape), math.nan, device=self._device)
+        if not maps:
+            return {"level": unknown}
+        found = torch.stack([maps[f"level{k}"] for k in range(n)]).float()
+        return {"level": torch.where(seen, found, unknown)}
 
     def _known_voxel(self, rng: np.random.Generator, number: int) -> NDArray[np.int64]:
         centres = self._centres[number]
@@ -134,7 +149,7 @@ class Sampler:
         return np.array(np.unravel_index(flat, self._cases[number].shape_zyx))
 
 
-def _source(case: TrainingCase, device: torch.device) -> Source:
+def _source(case: TrainingCase, device: torch.device, settings: SamplerSettings) -> Source:
     """The case's voxels on `device`, in few bytes each."""
     known = case.supervision
     image = torch.from_numpy(case.image.array).to(device)
@@ -146,6 +161,9 @@ def _source(case: TrainingCase, device: torch.device) -> Source:
         "origin": torch.from_numpy(known.origin),
         "pattern": torch.from_numpy(known.pattern),
     }
+    if settings.level_sets:
+        levels = level_maps(known, case.image.grid.spacing_mm_zyx)
+        maps |= {f"level{k}": torch.from_numpy(level) for k, level in enumerate(levels)}
     return Source(image, case.image.fill, {name: m.to(device) for name, m in maps.items()})
 
 

@@ -189,6 +189,7 @@ class Run:
             n_classes=plan.network.n_classes,
             spacing_mm_zyx=plan.spacing_mm_zyx,
             seed=self.settings.seed,
+            level_sets=self.learner.method.uses_level_sets,
         )
         return Sampler(self.cases, settings, torch.device(plan.device))
 

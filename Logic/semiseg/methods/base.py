@@ -21,6 +21,7 @@ METHODS: Mapping[str, str] = {
     "ua_mt": "semiseg.methods.ua_mt:UncertaintyAwareMeanTeacher",
     "cross_pseudo": "semiseg.methods.cross_pseudo:CrossPseudoSupervision",
     "bcp": "semiseg.methods.bcp:BidirectionalCopyPaste",
+    "dtc": "semiseg.methods.dtc:DualTaskConsistency",
 }
 
 
@@ -35,10 +36,12 @@ class MethodSettings:
 class Method(ABC):
     """Owns its networks and says what to minimise; the trainer does all the rest.
 
-    `uses_unlabelled`: whether batches should hold samples without labels.
+    `uses_unlabelled`: whether batches should hold samples without labels; `uses_level_sets`:
+    whether they should hold signed distances.
     """
 
     uses_unlabelled: bool = False
+    uses_level_sets: bool = False
     modules: nn.ModuleDict
 
     def __init__(self, settings: MethodSettings) -> None:
