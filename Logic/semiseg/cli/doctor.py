@@ -17,6 +17,9 @@ def register(app: typer.Typer) -> None:
 
 def doctor(
     context: typer.Context,
+    folder: Annotated[
+        Path | None, typer.Argument(help="Folder on the disk to look at; the present one if none.")
+    ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Only try the device, with a small convolution.")
     ] = False,
@@ -31,6 +34,6 @@ def doctor(
     from semiseg.machine import examine
 
     screen = screen_of(context)
-    machine = examine(Path.cwd(), screen.emit, quick=quick)
+    machine = examine(folder or Path.cwd(), screen.emit, quick=quick)
     screen.table("This machine", ("what", "found"), list(machine.summary().items()))
     screen.data(machine=machine.to_json())
