@@ -18,7 +18,7 @@ from semiseg.study.protocol import (
     parse_structures,
     structures_of_label,
 )
-from semiseg.study.terminology import common_names, find_term
+from semiseg.study.terminology import Code, common_names, find_term
 
 
 def _structure(number: int, name: str) -> Structure:
@@ -112,6 +112,19 @@ def test_a_code_is_written_as_slicer_reads_it() -> None:
         "SCT^7771000^Left",
     ]
     assert len(found) == 7
+
+
+def test_a_category_other_than_anatomy_survives() -> None:
+    category = Code(scheme="SCT", value="49755003", meaning="Morphologically Altered Structure")
+    code = Code(scheme="SCT", value="4147007", meaning="Mass")
+    structure = Structure(id=1, name="mass", color=(9, 9, 9), code=code, category=category)
+    assert "~SCT^49755003^Morphologically Altered Structure~SCT^4147007^Mass~" in (
+        structure.terminology
+    )
+    again = Structure.from_json(Fields(structure.to_json(), "here"))
+    assert again == structure
+    older = {name: value for name, value in structure.to_json().items() if name != "category"}
+    assert Structure.from_json(Fields(older, "here")).category is None
 
 
 @pytest.mark.parametrize(

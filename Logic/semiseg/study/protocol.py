@@ -18,13 +18,17 @@ LARGEST_ID = 65535
 
 @dataclass(frozen=True, kw_only=True)
 class Structure:
-    """One thing to segment; voxels carry `id` (1 to 65535), which never changes its meaning."""
+    """One thing to segment; voxels carry `id` (1 to 65535), which never changes its meaning.
+
+    `category` is what kind of thing `code` is; None stands for an anatomical structure.
+    """
 
     id: int
     name: str
     color: Color
     code: Code | None = None
     modifier: Code | None = None
+    category: Code | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.id <= LARGEST_ID:
@@ -45,7 +49,7 @@ class Structure:
         """Category, type and modifier as Slicer's terminology entry; empty without a code."""
         if self.code is None:
             return ""
-        parts = (ANATOMICAL_STRUCTURE, self.code, self.modifier)
+        parts = (self.category or ANATOMICAL_STRUCTURE, self.code, self.modifier)
         terms = "~".join(_caret(part) for part in parts)
         return (
             f"Segmentation category and type - DICOM master list~{terms}"
@@ -60,6 +64,7 @@ class Structure:
             "color": list(self.color),
             "code": _code_json(self.code),
             "modifier": _code_json(self.modifier),
+            "category": _code_json(self.category),
         }
 
     @classmethod
@@ -75,6 +80,7 @@ class Structure:
                 color=(color[0], color[1], color[2]),
                 code=_code(fields.optional_part("code")),
                 modifier=_code(fields.optional_part("modifier")),
+                category=_code(fields.optional_part("category")),
             )
         except ProtocolError as error:
             raise SchemaError(f"{fields.where}: {error}") from error
