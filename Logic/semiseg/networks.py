@@ -1,4 +1,4 @@
-"""Networks by their description: a compact U-Net for 2-D and 3-D."""
+"""Networks by their description: a compact U-Net, and a transformer in its shape; 2-D and 3-D."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from semiseg.attention import TransformerBlock
 from semiseg.errors import ConfigError
 
 _CONV: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 _UP: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_KINDS = ("unet", "transformer")
+_TRANSFORMER_BLOCKS = 4
 _NORM: dict[int, Callable[..., nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 
 
@@ -21,7 +24,8 @@ class NetworkSpec:
     """All that is needed to build a network again.
 
     `channels` of each level, finest first; `strides` between one level and the next, one number
-    per image axis ([z,] y, x). `convolutions` of each level's blocks.
+    per image axis ([z,] y, x). `convolutions` of each level's blocks. A "transformer" has one
+    convolution on each level and four blocks of attention on the deepest.
     """
 
     n_classes: int
@@ -31,8 +35,8 @@ class NetworkSpec:
     kind: str = "unet"
 
     def __post_init__(self) -> None:
-        if self.kind != "unet":
-            raise ConfigError(f"networks are of kind unet, got {self.kind!r}")
+        if self.kind not in _KINDS:
+            raise ConfigError(f"networks are of kind {' or '.join(_KINDS)}, got {self.kind!r}")
         if self.n_classes < 2:
             raise ConfigError(f"a network needs at least 2 classes, got {self.n_classes}")
         levels = len(self.channels)
@@ -85,19 +89,22 @@ class UNet(nn.Module):
         super().__init__()
         self.spec = spec
         channels, one = spec.channels, (1,) * spec.dims
+        convolutions = spec.convolutions if spec.kind == "unet" else (1,) * len(channels)
+        blocks = 0 if spec.kind == "unet" else _TRANSFORMER_BLOCKS
         steps = [one, *spec.strides]
         inputs = [1, *channels]
         self.down = nn.ModuleList(
-            _block(inputs[i], channels[i], spec.convolutions[i], steps[i])
-            for i in range(len(channels))
+            _block(inputs[i], channels[i], convolutions[i], steps[i]) for i in range(len(channels))
+        )
+        self.middle = nn.Sequential(
+            *(TransformerBlock(channels[-1], spec.dims) for _ in range(blocks))
         )
         self.up = nn.ModuleList(
             _UP[spec.dims](channels[i + 1], channels[i], spec.strides[i], spec.strides[i])
             for i in range(len(channels) - 1)
         )
         self.merge = nn.ModuleList(
-            _block(channels[i], channels[i], spec.convolutions[i], one)
-            for i in range(len(channels) - 1)
+            _block(channels[i], channels[i], convolutions[i], one) for i in range(len(channels) - 1)
         )
         self.head = _CONV[spec.dims](channels[0], spec.n_classes, 1)
 
@@ -106,7 +113,7 @@ class UNet(nn.Module):
         levels: list[Tensor] = []
         for block in self.down:
             levels.append(block(levels[-1] if levels else image))
-        finer = levels.pop()
+        finer = self.middle(levels.pop())
         for up, merge in zip(reversed(self.up), reversed(self.merge), strict=True):
             finer = merge(up(finer) + levels.pop())
         return finer

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from semiseg.data.batch import Batch
 from semiseg.losses import entropy, normalised_entropy, ramp, supervised_loss
-from semiseg.methods import bcp
+from semiseg.methods import bcp, cross_teaching
 from semiseg.methods.base import Method, MethodSettings, build_method
 from semiseg.methods.single import noisy
 from semiseg.networks import NetworkSpec
@@ -225,3 +225,37 @@ def test_teacher_gets_no_gradient(batch: Batch) -> None:
         method = made(name)
         method.losses(batch, 0.9)["network"].backward()
         assert all(p.grad is None for p in method.modules["teacher"].parameters())
+
+
+def test_cross_teaching_losses_have_the_hand_computed_values(batch: Batch) -> None:
+    logits = torch.tensor([[0.6, 0.4], [0.3, 0.7]]).log().T[None]
+    label = torch.tensor([[0, 1]])
+    assert cross_teaching.pseudo_dice(logits, label).item() == pytest.approx(0.1619634186, abs=1e-6)
+    ones = torch.ones(1, 2)
+    two = replace(batch, label=label, valid=ones, known=torch.ones(1, 2, 2, dtype=torch.bool))
+    assert cross_teaching.half_and_half(logits, two).item() == pytest.approx(0.2978568513, abs=1e-6)
+    assert cross_teaching.teaching_weight(0.5) == pytest.approx(0.02865048, abs=1e-8)
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.9])
+def test_cross_teaching_gives_each_network_its_own_loss(batch: Batch, progress: float) -> None:
+    method = made("cross_teaching")
+    logits = {name: network(batch.image) for name, network in method.modules.items()}
+    found = method.losses(batch, progress)
+    for name, other in (("cnn", "transformer"), ("transformer", "cnn")):
+        own = cross_teaching.half_and_half(logits[name], batch)
+        pseudo = logits[other][1:].argmax(1)
+        extra = cross_teaching.pseudo_dice(logits[name][1:], pseudo)
+        expected = own + cross_teaching.teaching_weight(progress) * extra
+        assert found[name].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_cross_teaching_without_unlabelled_samples_is_supervised(batch: Batch) -> None:
+    method = made("cross_teaching")
+    alone = replace(
+        batch,
+        **{n: getattr(batch, n)[:1] for n in ("image", "label", "valid", "known", "origin")},
+        modality=batch.modality[:1],
+        case=("a",),
+    )
+    assert value(method, alone, 0.0) == value(method, alone, 1.0)

@@ -78,3 +78,24 @@ def test_wrong_descriptions_are_refused(change: dict[str, Any], message: str) ->
 def test_unknown_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="not a network"):
         NetworkSpec.from_json({**SMALL.to_json(), "colour": 3})
+
+
+def test_a_transformer_sees_the_whole_image_from_every_place() -> None:
+    """A voxel's logits depend on the farthest corner, which convolutions alone do not reach."""
+    reach = {}
+    for kind in ("unet", "transformer"):
+        torch.manual_seed(0)
+        spec = NetworkSpec(
+            n_classes=2, channels=(4, 8), strides=((2, 2),), convolutions=(1, 1), kind=kind
+        )
+        # Instance norm would carry means across the image in both.
+        network = build_network(spec)
+        for name, module in list(network.named_modules()):
+            if isinstance(module, torch.nn.InstanceNorm2d):
+                parent = network.get_submodule(name.rsplit(".", 1)[0])
+                setattr(parent, name.rsplit(".", 1)[1], torch.nn.Identity())
+        image = torch.randn(1, 1, 32, 32, requires_grad=True)
+        network(image)[0, 0, 0, 0].backward()
+        assert image.grad is not None
+        reach[kind] = bool(image.grad[0, 0, -4:, -4:].any())
+    assert reach == {"unet": False, "transformer": True}

@@ -20,6 +20,7 @@ METHODS: Mapping[str, str] = {
     "mean_teacher": "semiseg.methods.mean_teacher:MeanTeacher",
     "ua_mt": "semiseg.methods.ua_mt:UncertaintyAwareMeanTeacher",
     "cross_pseudo": "semiseg.methods.cross_pseudo:CrossPseudoSupervision",
+    "cross_teaching": "semiseg.methods.cross_teaching:CrossTeaching",
     "bcp": "semiseg.methods.bcp:BidirectionalCopyPaste",
     "dtc": "semiseg.methods.dtc:DualTaskConsistency",
 }
