@@ -113,7 +113,7 @@ class UNet(nn.Module):
         levels: list[Tensor] = []
         for block in self.down:
             levels.append(block(levels[-1] if levels else image))
-        finer = self.middle(levels.pop())
+        finer: Tensor = self.middle(levels.pop())
         for up, merge in zip(reversed(self.up), reversed(self.merge), strict=True):
             finer = merge(up(finer) + levels.pop())
         return finer
