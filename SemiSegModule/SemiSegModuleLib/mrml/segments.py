@@ -1,0 +1,344 @@
+"""Segmentation nodes of a case: made from the protocol, read and written as label maps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from slicer.i18n import tr as _
+
+import slicer
+from semiseg.images.grid import Grid, Plane, plane_axis
+from semiseg.study.protocol import Protocol
+from SemiSegModuleLib.mrml.geometry import SceneError, affine_ras, grid_of, to_vtk
+from SemiSegModuleLib.mrml.layers import (
+    LABELMAP,
+    Box,
+    Layer,
+    around,
+    box_of,
+    common,
+    grid_box,
+    is_empty,
+    layers_of,
+    within,
+    write_values,
+)
+from SemiSegModuleLib.mrml.structures import (
+    ROLE,
+    SegmentInfo,
+    add_segment,
+    protocol_from,
+    structures_in,
+    sync_segments,
+)
+
+__all__ = [
+    "Layers",
+    "SegmentInfo",
+    "create_drawn",
+    "create_suggestion",
+    "occupied",
+    "protocol_from",
+    "read_layers",
+    "set_layers",
+    "set_map",
+    "structures_in",
+    "sync_segments",
+    "take_over",
+    "write_region",
+]
+
+Ids = NDArray[np.uint16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layers:
+    """What is drawn, cropped to its box: one array of structure ids per overlap layer.
+
+    `overlaps` are pairs of structures with the number of voxels that both have; `strangers` are
+    the names of segments that hold voxels but are no structure of the protocol.
+    """
+
+    arrays: tuple[Ids, ...]
+    offset_zyx: tuple[int, int, int]
+    overlaps: tuple[tuple[int, int, int], ...] = ()
+    strangers: tuple[str, ...] = ()
+
+    def flat(self, grid: Grid) -> Ids:
+        """The map of the whole grid, of the first layer where several have a voxel."""
+        full = np.zeros(grid.shape_zyx, np.uint16)
+        for array in reversed(self.arrays):
+            box = _box(self.offset_zyx, array.shape)
+            part = full[within(box, grid_box(grid))]
+            np.copyto(part, array, where=array != 0)
+        return full
+
+
+def create_drawn(scene, volume_node, protocol: Protocol, name: str):
+    """A new segmentation node on the volume's grid, one empty segment per structure."""
+    node = _create(scene, volume_node, name, "drawn")
+    _add_all(node, volume_node, protocol)
+    return node
+
+
+def create_suggestion(scene, volume_node, protocol: Protocol, name: str):
+    """As `create_drawn`, for what programs say: lighter, and in no chooser of the editor."""
+    node = _create(scene, volume_node, _("{name} (suggested)").format(name=name), "suggestion")
+    node.SetHideFromEditors(True)
+    display = node.GetDisplayNode()
+    display.SetOpacity2DFill(0.2)
+    display.SetOpacity2DOutline(0.8)
+    _add_all(node, volume_node, protocol)
+    return node
+
+
+def read_layers(node, grid: Grid, protocol: Protocol) -> Layers:
+    """The structures drawn in `node` on `grid`; nothing is flattened or left out silently.
+
+    SceneError when something is drawn outside the volume or off its voxels.
+    """
+    found = []
+    strangers: list[str] = []
+    for layer in layers_of(node, grid):
+        table = _known(layer.ids_table(), protocol)
+        strangers += _strangers(layer, table)
+        array, box = _cropped(layer, table, grid)
+        if not is_empty(box):
+            found.append((array, box))
+    frame: Box = ((0, 0), (0, 0), (0, 0))
+    for _array, box in found:
+        frame = around(frame, box)
+    arrays = tuple(_on(array, box, frame) for array, box in found)
+    return Layers(
+        arrays=arrays or (np.zeros((0, 0, 0), np.uint16),),
+        offset_zyx=tuple(low for low, _high in frame),
+        overlaps=_overlaps(arrays),
+        strangers=tuple(strangers),
+    )
+
+
+def write_region(
+    node,
+    grid: Grid,
+    array: Ids,
+    offset_zyx: tuple[int, int, int],
+    where: NDArray[np.bool_] | None = None,
+) -> int:
+    """Make the node say `array` (ids, z, y, x) in the box at `offset_zyx`, only where `where`.
+
+    Segments that are no structure keep their voxels. Returns how many voxels changed; only
+    those are written. SceneError when the box leaves the grid or an id has no segment.
+    """
+    box = _box(offset_zyx, array.shape)
+    if common(box, grid_box(grid)) != box:
+        raise SceneError(_("the region to be written reaches beyond the volume"))
+    mask = np.ones(array.shape, np.bool_) if where is None else where
+    _require_segments(node, np.unique(array[mask]))
+    _set_strangers_apart(node, grid, box, mask)
+    changed = 0
+    for layer in layers_of(node, grid):
+        if any(part.structure_id for part in layer.parts):
+            changed += _write_layer(layer, grid, layer.values_table()[array], box, mask)
+    return changed
+
+
+def set_map(node, grid: Grid, array: Ids) -> int:
+    """Make the node say `array` (ids on the whole grid); how many voxels differed."""
+    return write_region(node, grid, array, (0, 0, 0))
+
+
+def set_layers(node, grid: Grid, arrays: Sequence[Ids], offset_zyx: tuple[int, int, int]) -> int:
+    """Make the node say all of `arrays`, which may overlap; how many voxels changed.
+
+    Structures of the second and further arrays get a layer of their own.
+    """
+    full = [_on_grid(array, offset_zyx, grid) for array in arrays]
+    base = full[0] if full else np.zeros(grid.shape_zyx, np.uint16)
+    apart = sorted({int(i) for array in full[1:] for i in np.unique(array)} - {0})
+    _set_apart(node, grid, apart)
+    changed = 0
+    for layer in layers_of(node, grid):
+        ids = [part.structure_id for part in layer.parts if part.structure_id]
+        if not ids:
+            continue
+        said = base
+        if ids[0] in apart:
+            said = np.zeros_like(base)
+            for array in full:
+                said[array == ids[0]] = ids[0]
+        mask = np.ones(grid.shape_zyx, np.bool_)
+        changed += _write_layer(layer, grid, layer.values_table()[said], grid_box(grid), mask)
+    return changed
+
+
+def take_over(
+    drawn,
+    suggestion,
+    grid: Grid,
+    protocol: Protocol,
+    *,
+    ids: Iterable[int] | None = None,
+    plane: Plane | None = None,
+    index: int | None = None,
+) -> int:
+    """Copy what `suggestion` says to `drawn` where nothing is drawn; the number of voxels.
+
+    `ids`: only these structures; `plane` and `index`: only that slice.
+    """
+    layers = read_layers(suggestion, grid, protocol)
+    said, box = layers.arrays[0], _box(layers.offset_zyx, layers.arrays[0].shape)
+    if plane is not None and index is not None:
+        axis = plane_axis(grid, plane)
+        wanted = tuple(
+            (index, index + 1) if number == axis else side for number, side in enumerate(box)
+        )
+        wanted = common(wanted, box)
+        said, box = said[within(wanted, box)], wanted
+    if is_empty(box):
+        return 0
+    where = (said != 0) & ~occupied(drawn, grid, box)
+    if ids is not None:
+        where &= np.isin(said, list(ids))
+    return write_region(drawn, grid, said, tuple(low for low, _high in box), where)
+
+
+def occupied(node, grid: Grid, box: Box) -> NDArray[np.bool_]:
+    """Where any segment of the node, structure or not, has a voxel in `box` of the grid."""
+    found = np.zeros([high - low for low, high in box], np.bool_)
+    for layer in layers_of(node, grid):
+        shared = common(box, layer.box)
+        if not is_empty(shared):
+            found[within(shared, box)] |= layer.array[within(shared, layer.box)] != 0
+    return found
+
+
+def _create(scene, volume_node, name: str, role: str):
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+    node.SetAttribute(ROLE, role)
+    node.CreateDefaultDisplayNodes()
+    node.SetReferenceImageGeometryParameterFromVolumeNode(volume_node)
+    node.SetAndObserveTransformNodeID(volume_node.GetTransformNodeID())
+    return node
+
+
+def _add_all(node, volume_node, protocol: Protocol) -> None:
+    """One shared, empty labelmap for all structures: they cannot overlap until a user says so."""
+    image = slicer.vtkOrientedImageData()
+    image.SetExtent(0, -1, 0, -1, 0, -1)
+    image.SetImageToWorldMatrix(to_vtk(affine_ras(grid_of(volume_node))))
+    node.GetSegmentation().SetSourceRepresentationName(LABELMAP)
+    for value, structure in enumerate(protocol.structures, start=1):
+        add_segment(node, structure, image, value)
+    sync_segments(node, protocol)
+
+
+def _known(table: Ids, protocol: Protocol) -> Ids:
+    known = np.zeros(65536, np.bool_)
+    known[list(protocol.ids)] = True
+    return np.where(known[table], table, 0).astype(np.uint16)
+
+
+def _strangers(layer: Layer, table: Ids) -> list[str]:
+    unknown = [part for part in layer.parts if table[part.value] == 0]
+    return [part.name for part in unknown if (layer.array == part.value).any()]
+
+
+def _cropped(layer: Layer, table: Ids, grid: Grid) -> tuple[Ids, Box]:
+    """The layer's structures in the box around what is drawn."""
+    raw, frame = layer.array, layer.box
+    starts = [low for low, _high in frame]
+    drawn = tuple((a + s, b + s) for (a, b), s in zip(box_of(raw), starts, strict=True))
+    if is_empty(drawn):
+        return np.zeros((0, 0, 0), np.uint16), drawn
+    inside = common(drawn, grid_box(grid))
+    found = table[raw[within(drawn, frame)]]
+    if inside != drawn:
+        found = _without_outside(layer, found, drawn, inside)
+    return found, inside
+
+
+def _without_outside(layer: Layer, found: Ids, drawn: Box, inside: Box) -> Ids:
+    """The part inside the volume; SceneError when something of a structure is outside."""
+    kept = found[within(inside, drawn)]
+    lost = int(np.count_nonzero(found)) - int(np.count_nonzero(kept))
+    if lost:
+        raise SceneError(
+            _(
+                "{count} voxels of {name} lie outside the volume, where they cannot be kept; "
+                "erase them there (Segment Editor, Scissors, or Undo) and go on."
+            ).format(count=lost, name=layer.node.GetName())
+        )
+    return kept
+
+
+def _on(array: Ids, box: Box, frame: Box) -> Ids:
+    if box == frame:
+        return array
+    full = np.zeros([high - low for low, high in frame], np.uint16)
+    full[within(box, frame)] = array
+    return full
+
+
+def _on_grid(array: Ids, offset_zyx: tuple[int, int, int], grid: Grid) -> Ids:
+    box = _box(offset_zyx, array.shape)
+    if not is_empty(box) and common(box, grid_box(grid)) != box:
+        raise SceneError(_("the region to be written reaches beyond the volume"))
+    return _on(array, box, grid_box(grid))
+
+
+def _overlaps(arrays: tuple[Ids, ...]) -> tuple[tuple[int, int, int], ...]:
+    counts: dict[tuple[int, int], int] = {}
+    for number, one in enumerate(arrays):
+        for other in arrays[number + 1 :]:
+            both = (one != 0) & (other != 0) & (one != other)
+            pairs = np.sort(np.stack([one[both], other[both]]), axis=0).astype(np.int64)
+            codes, found = np.unique(pairs[0] * 65536 + pairs[1], return_counts=True)
+            for code, count in zip(codes.tolist(), found.tolist(), strict=True):
+                pair = divmod(code, 65536)
+                counts[pair] = counts.get(pair, 0) + count
+    return tuple((a, b, count) for (a, b), count in sorted(counts.items()))
+
+
+def _write_layer(layer: Layer, grid: Grid, values: NDArray, box: Box, mask: NDArray) -> int:
+    changed = write_values(layer, grid, values, box, mask)
+    if changed:
+        layer.tell()
+    return changed
+
+
+def _require_segments(node, ids: NDArray) -> None:
+    known = {info.structure_id for info in structures_in(node)}
+    missing = [int(i) for i in ids if i and int(i) not in known]
+    if missing:
+        raise SceneError(
+            _("{name} has no segment for structure {ids}; add it to the structures first.").format(
+                name=node.GetName(), ids=", ".join(map(str, missing))
+            )
+        )
+
+
+def _set_strangers_apart(node, grid: Grid, box: Box, mask: NDArray[np.bool_]) -> None:
+    """Give segments that are no structure their own layers where they would be written over."""
+    for layer in layers_of(node, grid):
+        shared = common(box, layer.box)
+        strangers = [part for part in layer.parts if not part.structure_id]
+        if not strangers or len(strangers) == len(layer.parts) or is_empty(shared):
+            continue
+        values = layer.array[within(shared, layer.box)][mask[within(shared, box)]]
+        if layer.strange_table()[values].any():
+            for part in strangers:
+                node.GetSegmentation().SeparateSegmentLabelmap(part.segment_id)
+
+
+def _set_apart(node, grid: Grid, ids: list[int]) -> None:
+    for layer in layers_of(node, grid):
+        for part in layer.parts:
+            if part.structure_id in ids and len(layer.parts) > 1:
+                node.GetSegmentation().SeparateSegmentLabelmap(part.segment_id)
+
+
+def _box(offset_zyx: tuple[int, int, int], shape: tuple[int, ...]) -> Box:
+    return tuple((start, start + size) for start, size in zip(offset_zyx, shape, strict=True))

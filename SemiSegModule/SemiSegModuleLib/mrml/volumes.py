@@ -1,0 +1,241 @@
+"""Volume nodes: loading, checking, their voxels and grid, their file, overlays on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import vtk
+import vtk.util.numpy_support
+from numpy.typing import NDArray
+from slicer.i18n import tr as _
+
+from semiseg.errors import ImageError
+from semiseg.images.grid import Grid
+from semiseg.images.reading import Header, read_header, to_sitk
+from semiseg.images.writing import replacing, suffix_of
+from SemiSegModuleLib.mrml.geometry import (
+    SceneError,
+    affine_ras,
+    grid_of,
+    placement,
+    to_numpy,
+    to_vtk,
+)
+
+__all__ = [
+    "SceneError",
+    "array_of",
+    "create_overlay",
+    "file_of",
+    "grid_of",
+    "load_volume",
+    "require_usable",
+    "set_overlay",
+    "write_volume",
+]
+
+_SINGLE_FILE_AND_WINDOW = 4 + 8  # vtkSlicerVolumesLogic::SingleFile, AutoWindowLevel
+_OTHER_KINDS = (
+    "vtkMRMLLabelMapVolumeNode",
+    "vtkMRMLTensorVolumeNode",
+    "vtkMRMLVectorVolumeNode",
+    "vtkMRMLDiffusionWeightedVolumeNode",
+    "vtkMRMLDiffusionTensorVolumeNode",
+    "vtkMRMLMultiVolumeNode",
+)
+_COLORS_NAME = "SemiSeg uncertainty"
+
+
+def load_volume(scene, volumes_logic, path: Path, name: str):
+    """A new scalar volume node of the file `path`, named `name`.
+
+    ImageError or SceneError when it cannot be read, is no scalar 3-D volume, or when Slicer puts
+    it elsewhere than the engine does; the scene then has no node more.
+    """
+    header = read_header(path)
+    _require_scalar(path, header)
+    node = volumes_logic.AddArchetypeScalarVolume(str(path), name, _SINGLE_FILE_AND_WINDOW, None)
+    if node is None:
+        raise SceneError(
+            _("Slicer cannot load {name}; convert it to NRRD or NIfTI first.").format(
+                name=path.name
+            )
+        )
+    if not _lies_on(node, header.grid):
+        scene.RemoveNode(node)
+        raise SceneError(
+            _(
+                "Slicer puts {name} at another place than its header says; save it anew as NRRD."
+            ).format(name=path.name)
+        )
+    return node
+
+
+def require_usable(node) -> None:
+    """SceneError, saying why, unless `node` is a scalar 3-D volume that no transform moves."""
+    if node is None:
+        raise SceneError(_("No volume is chosen; choose one first."))
+    name = node.GetName()
+    if not node.IsA("vtkMRMLScalarVolumeNode") or any(node.IsA(kind) for kind in _OTHER_KINDS):
+        raise SceneError(
+            _("{name} is no scalar volume but a {kind}; choose a CT or MR volume.").format(
+                name=name, kind=node.GetNodeTagName()
+            )
+        )
+    components = node.GetImageData().GetNumberOfScalarComponents() if node.GetImageData() else 1
+    if components != 1:
+        raise SceneError(
+            _("{name} has {n} values per voxel; a grey-scale volume is expected.").format(
+                name=name, n=components
+            )
+        )
+    _require_one_frame(node)
+    _require_no_transform(node)
+    grid_of(node)
+
+
+def file_of(node) -> Path | None:
+    """The file that `node` was read from, if the engine reads its kind and it says the same.
+
+    None when the voxels or their place were changed since, or the file came in parts or is gone.
+    """
+    storage = node.GetStorageNode()
+    if storage is None or not storage.GetFileName() or node.GetModifiedSinceRead():
+        return None
+    if storage.GetNumberOfFileNames() > 1:
+        return None
+    path = Path(storage.GetFullNameFromFileName())
+    try:
+        if suffix_of(path) == ".seg.nrrd":
+            return None
+        header = read_header(path)
+        return path if _lies_on(node, header.grid) else None
+    except ImageError:
+        return None
+
+
+def array_of(node) -> NDArray:
+    """The voxels of a volume node (z, y, x), shared with it; call `node.Modified()` after writing.
+
+    SceneError when it has none.
+    """
+    image = node.GetImageData()
+    if image is None or image.GetPointData().GetScalars() is None:
+        raise SceneError(
+            _("{name} has no voxels; load its file again.").format(name=node.GetName())
+        )
+    flat = vtk.util.numpy_support.vtk_to_numpy(image.GetPointData().GetScalars())
+    return flat.reshape(image.GetDimensions()[::-1])
+
+
+def write_volume(node, path: Path) -> None:
+    """Write the node's voxels, as they are, to an uncompressed NRRD file.
+
+    StorageError when the disk refuses. Bool is stored as 8-bit.
+    """
+    image = to_sitk(array_of(node), grid_of(node))
+    with replacing(path) as temporary:
+        try:
+            sitk.WriteImage(image, str(temporary), useCompression=False, imageIO="NrrdImageIO")
+        except RuntimeError as error:
+            raise OSError(str(error)) from error
+
+
+def create_overlay(scene, grid: Grid, array: NDArray, name: str, *, sure_below: float):
+    """A scalar volume node of `array` (z, y, x) on `grid`, shown from yellow to red.
+
+    Voxels under `sure_below` are transparent. It is not saved with the scene.
+    """
+    node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    node.SetSaveWithScene(False)
+    node.SetHideFromEditors(True)
+    set_overlay(node, grid, array)
+    display = scene.AddNewNodeByClass("vtkMRMLScalarVolumeDisplayNode", f"{name} display")
+    display.SetSaveWithScene(False)
+    display.SetAndObserveColorNodeID(_overlay_colors(scene).GetID())
+    display.SetAutoWindowLevel(False)
+    top = float(max(array.max(initial=0), sure_below * 2, 1e-6))
+    display.SetWindowLevelMinMax(sure_below, top)
+    display.SetAutoThreshold(False)
+    display.SetThreshold(sure_below, float(np.finfo(np.float32).max))
+    display.SetApplyThreshold(True)
+    display.SetInterpolate(False)
+    node.SetAndObserveDisplayNodeID(display.GetID())
+    return node
+
+
+def set_overlay(node, grid: Grid, array: NDArray) -> None:
+    """Replace the voxels of an overlay by `array` (z, y, x) on `grid`; it is copied."""
+    array = np.ascontiguousarray(array)
+    image = vtk.vtkImageData()
+    image.SetDimensions(*grid.size_xyz)
+    scalars = vtk.util.numpy_support.numpy_to_vtk(array.ravel(), deep=True)
+    image.GetPointData().SetScalars(scalars)
+    modifying = node.StartModify()
+    node.SetIJKToRASMatrix(to_vtk(affine_ras(grid)))
+    node.SetAndObserveImageData(image)
+    node.EndModify(modifying)
+
+
+def _overlay_colors(scene):
+    """The scene's one colour table of overlays, hidden from choosers."""
+    for number in range(scene.GetNumberOfNodesByClass("vtkMRMLColorTableNode")):
+        found = scene.GetNthNodeByClass(number, "vtkMRMLColorTableNode")
+        if found.GetName() == _COLORS_NAME:
+            return found
+    colors = scene.AddNewNodeByClass("vtkMRMLColorTableNode", _COLORS_NAME)
+    colors.SetHideFromEditors(True)
+    colors.SetSaveWithScene(False)
+    colors.SetTypeToUser()
+    colors.SetNumberOfColors(256)
+    for index in range(256):
+        colors.SetColor(index, str(index), 1.0, 1.0 - index / 255.0, 0.0, 1.0)
+    return colors
+
+
+def _require_scalar(path: Path, header: Header) -> None:
+    if header.components == 1 and header.frames == 1 and "complex" not in header.pixel_type:
+        return
+    raise SceneError(
+        _(
+            "{name} holds {components} values per voxel and {frames} time points; a grey-scale "
+            "volume is expected."
+        ).format(name=path.name, components=header.components, frames=header.frames)
+    )
+
+
+def _require_one_frame(node) -> None:
+    scene = node.GetScene()
+    count = scene.GetNumberOfNodesByClass("vtkMRMLSequenceBrowserNode") if scene else 0
+    for number in range(count):
+        browser = scene.GetNthNodeByClass(number, "vtkMRMLSequenceBrowserNode")
+        if browser.IsProxyNode(node.GetID()):
+            raise SceneError(
+                _(
+                    "{name} shows one time point of the sequence {sequence}; clone the time point "
+                    "that you want (Data, Clone) and choose the copy."
+                ).format(name=node.GetName(), sequence=browser.GetName())
+            )
+
+
+def _require_no_transform(node) -> None:
+    transform = node.GetParentTransformNode()
+    if transform is not None:
+        raise SceneError(
+            _(
+                "{name} is under the transform {transform}, so its voxels lie elsewhere than its "
+                "file says; in Transforms, harden the transform or move the volume out of it."
+            ).format(name=node.GetName(), transform=transform.GetName())
+        )
+
+
+def _lies_on(node, grid: Grid) -> bool:
+    """Whether the node's voxels are those of `grid`, perhaps in another order."""
+    if sorted(grid_of(node).size_xyz) != sorted(grid.size_xyz):
+        return False
+    matrix = vtk.vtkMatrix4x4()
+    node.GetIJKToRASMatrix(matrix)
+    found = placement(to_numpy(matrix), node.GetImageData().GetExtent(), grid)
+    return found is not None and found.offset_zyx == (0, 0, 0)
