@@ -1,0 +1,46 @@
+"""Puts the stand-ins `qt`, `ctk` and `slicer` into `sys.modules`."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+
+def install(scene: Any = None) -> Any:
+    """The application object; the stand-ins are made at the first call and kept.
+
+    `scene`: the vtkMRMLScene to stand on, a new one by default.
+    """
+    import slicer
+
+    if hasattr(slicer, "app"):
+        return slicer.app
+    from host import pythonqt
+
+    pythonqt.checked_modules.append("SemiSegModule")
+    pythonqt.switch_on()
+    from host import ctk_module, qt_module
+
+    sys.modules["qt"] = qt_module.build()
+    sys.modules["ctk"] = ctk_module.build()
+    slicer.mrmlScene = scene if scene is not None else slicer.vtkMRMLScene()
+    from host.application import load_modules, qSlicerApplication
+
+    application = qSlicerApplication(slicer.mrmlScene)
+    slicer.app = application
+    slicer.modules = load_modules(slicer.mrmlScene, application.applicationLogic())
+    application._complete(SimpleNamespace(), SimpleNamespace(connect=lambda *_: True))
+    _add_python_modules(slicer)
+    return application
+
+
+def _add_python_modules(slicer: Any) -> None:
+    from host import scripted_module
+    import slicer.util
+
+    for name, content in scripted_module.modules().items():
+        module = ModuleType(f"slicer.{name}")
+        vars(module).update(content)
+        sys.modules[module.__name__] = module
+        setattr(slicer, name, module)
