@@ -1,0 +1,24 @@
+"""What the panel remembers in the scene, so that it comes back as it was."""
+
+from slicer.parameterNodeWrapper import parameterNodeWrapper
+
+
+@parameterNodeWrapper
+class SemiSegParameters:
+    """Choices of the user; plain types only, because the scene file holds them as text.
+
+    `scope` is "case" or "all"; `model` 0 is the newest; `formats` is separated by commas.
+    """
+
+    study_folder: str = ""
+    current_case: str = ""
+    scope: str = "all"
+    minutes: float = 10.0
+    device: str = "auto"
+    method: str = "supervised"
+    model: int = 0
+    seed: int = 0
+    plane: str = "axial"
+    formats: str = "seg.nrrd"
+    export_folder: str = ""
+    export_what: str = "combined"

@@ -1,0 +1,79 @@
+"""Everything that the panel may ask for or do; no widgets."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from slicer.i18n import tr as _
+
+import slicer
+from semiseg.errors import SemiSegError
+from semiseg.jobs import Job
+from SemiSegModuleLib.session_work import WorkPart
+from SemiSegModuleLib.tasks import JobClass
+
+
+class Session(WorkPart):
+    """The open study, its scene and its jobs.
+
+    Call `tick` from one timer, ten times a second. What the user asks for is told back through
+    `listen`; what is refused becomes `message`. Nothing here waits.
+    """
+
+    def __init__(
+        self,
+        scene: Any,
+        *,
+        segmentations_logic: Any,
+        volumes_logic: Any,
+        layout_manager: Any,
+        parameters: Any,
+        job_class: JobClass = Job,
+    ) -> None:
+        super().__init__(
+            scene,
+            segmentations_logic=segmentations_logic,
+            volumes_logic=volumes_logic,
+            layout_manager=layout_manager,
+            parameters=parameters,
+            job_class=job_class,
+        )
+        imported = slicer.vtkMRMLScene.EndImportEvent
+        self._import_tag = scene.AddObserver(imported, _scene_observer(weakref.ref(self)))
+
+    def tick(self) -> None:
+        """Hear the jobs, write what is due, do one chore, tell the listeners."""
+        try:
+            if self.tasks is not None:
+                self.tasks.tick()
+            if self.study is not None:
+                self.tick_drafts()
+                self.tick_slices()
+            if self._chores:
+                self._chores.popleft()()
+        except SemiSegError as error:
+            self.say(str(error), error=True)
+        self.tell()
+
+    def on_node_removed(self, case_id: str, role: str) -> None:
+        """A node of a case was deleted in the scene; the study keeps what was drawn."""
+        if role == "drawn" and self.open_cases.pop(case_id, None) is not None:
+            text = _(
+                "The segmentation of {case} was removed from the scene. It is safe in the study: "
+                "click the case in the table to show it again."
+            )
+            self.say(text.format(case=case_id))
+        self.changed("case", "drawn", "suggestion", "ledger")
+
+
+def _scene_observer(session: weakref.ref[Session]) -> Callable[..., None]:
+    """Hears of loaded scenes while no study is open; the observer keeps no session alive."""
+
+    def imported(*_args: Any) -> None:
+        found = session()
+        if found is not None and found.study is None:
+            found.on_scene_loaded()
+
+    return imported

@@ -1,0 +1,205 @@
+"""The cases: rows of the table, choosing, adding, removing, modality."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from slicer.i18n import tr as _
+
+from semiseg.config import MODALITIES, Modality
+from semiseg.errors import StudyError
+from semiseg.events import Event
+from semiseg.study.overview import CaseOverview, case_overviews
+from SemiSegModuleLib.mrml import volumes
+from SemiSegModuleLib.session_core import told
+from SemiSegModuleLib.session_protocol import ProtocolPart
+from SemiSegModuleLib.tasks import Task
+
+
+class CasePart(ProtocolPart):
+    """The part of `Session` about cases."""
+
+    def rows(self) -> tuple[CaseOverview, ...]:
+        """All cases of the study, as the table shows them."""
+        if self.study is None:
+            return ()
+        if self._rows is None:
+            self._rows = tuple(self._shown(row) for row in case_overviews(self.study))
+        return self._rows
+
+    def row(self, case_id: str) -> CaseOverview | None:
+        """The row of `case_id`; None when the study has no such case."""
+        return next((row for row in self.rows() if row.id == case_id), None)
+
+    @told
+    def select(self, case_id: str) -> None:
+        """Show the case; the one before keeps its drawing, window, level and position."""
+        self.require_study().case(case_id)
+        loaded = case_id in self.open_cases and self.nodes(case_id).drawn is not None
+        if case_id == self.current and loaded:
+            return
+        self._leave()
+        self.load_case(case_id)
+        self.current = self.parameters.current_case = case_id
+        self.views.show(self.nodes(case_id), case_id)
+        if self.uncertainty_shown:
+            self.show_uncertainty(True)
+        self.changed("case", "ledger", "drawn", "suggestion", "slice")
+        if not self.open_cases[case_id].suggested:
+            self.request_view(case_id)
+
+    @told
+    def add_files(self, paths: Sequence[Path]) -> None:
+        """Add image files as cases, in the service lane; each is shown as it is added."""
+        if not paths:
+            return
+        files = [str(path) for path in paths]
+        self._add(files, volume=None)
+        self.say(_("Adding {count} scans ...").format(count=len(files)))
+
+    @told
+    def add_volumes(self, nodes: Sequence[Any]) -> None:
+        """Add volumes of the scene as cases: their own files, else copies of their voxels."""
+        self.require_study()
+        for node in nodes:
+            volumes.require_usable(node)
+        for node in nodes:
+            path = volumes.file_of(node)
+            self._add([] if path is None else [str(path)], volume=node)
+        self.say(_("Adding {count} scans ...").format(count=len(nodes)))
+
+    @told
+    def remove_case(self, case_id: str) -> None:
+        """Move the case out of the study; it can be restored from the folder `removed`."""
+        self.require_study().case(case_id)
+        if self.busy():
+            raise StudyError(_("A case cannot be removed while work is running. Cancel it first."))
+        self.save_drafts_quietly()
+        self.serve(
+            Task(
+                kind="remove",
+                case_id=case_id,
+                arguments=self.command("study", "remove", "STUDY", case_id),
+                on_end=self._remove_ended,
+                keeps=True,
+            )
+        )
+
+    @told
+    def unload_case(self, case_id: str) -> None:
+        """Take the case's nodes out of the scene; everything stays in the study."""
+        self.save_drafts()
+        opened = self.open_cases.get(case_id)
+        if opened is not None and opened.dirty_since is not None:
+            return  # not saved: said by save_drafts
+        if opened is not None and opened.unapplied_since is not None:
+            self.queue_apply(case_id)
+        self.remove_nodes(case_id)
+        if case_id == self.current:
+            self._no_current()
+
+    @told
+    def set_modality(self, case_id: str, modality: str) -> None:
+        """Say that the case is "CT" or "MR", or "auto" to guess again; shown at once."""
+        self.require_study().case(case_id)
+        self._modality_shown[case_id] = modality
+        self._rows = None
+        self.changed("cases")
+        self.serve(
+            Task(
+                kind="modality",
+                case_id=case_id,
+                arguments=self.command("study", "modality", "STUDY", case_id, modality),
+                on_end=self._modality_ended,
+                keeps=True,
+            )
+        )
+
+    def _shown(self, row: CaseOverview) -> CaseOverview:
+        modality = self._modality_shown.get(row.id)
+        if modality not in MODALITIES:
+            return row
+        return replace(row, modality=cast("Modality", modality), modality_overridden=True)
+
+    def _leave(self) -> None:
+        if self.current is None:
+            return
+        self.save_drafts_quietly()
+        opened = self.open_cases.get(self.current)
+        if opened is not None and opened.unapplied_since is not None and not self.busy():
+            self.queue_apply(self.current)
+
+    def _no_current(self) -> None:
+        self.current = None
+        self.parameters.current_case = ""
+        self.changed("case", "ledger", "drawn", "suggestion")
+
+    def _add(self, files: list[str], volume: Any) -> None:
+        """Queue the addition of `files`, or of the voxels of `volume` when it has no file."""
+        copy = volume is not None and not files
+        self.serve(
+            Task(
+                kind="add",
+                arguments=self.command("study", "add", "STUDY", *files),
+                prepare=(lambda folder: _voxels(folder, volume)) if copy else None,
+                on_event=lambda event: self._added(event, volume),
+                on_end=self._add_ended,
+                keeps=True,
+            )
+        )
+
+    def _added(self, event: Event, volume: Any) -> None:
+        case_id = event.data.get("case")
+        if not isinstance(case_id, str):
+            return
+        self.reload_study()
+        if self.study is None or case_id not in self.study.cases:
+            return
+        if volume is not None and self.scene.IsNodePresent(volume):
+            self.binding_of_study.bind(case_id, "volume", volume)
+        if self.current is None:
+            self.later(lambda: self._select_first(case_id))
+
+    def _select_first(self, case_id: str) -> None:
+        if self.current is None and self.study is not None and case_id in self.study.cases:
+            self.select(case_id)
+
+    def _add_ended(self, task: Task, event: Event) -> None:
+        self.reload_study()
+        if event.kind == "error":
+            self.report_failure(task, event)
+        else:
+            self.say(event.message)
+
+    def _remove_ended(self, task: Task, event: Event) -> None:
+        case_id = task.case_id or ""
+        if event.kind == "error":
+            self.report_failure(task, event)
+            return
+        self.remove_nodes(case_id)
+        self.reload_study()
+        if case_id == self.current:
+            self._no_current()
+        self.say(_("Removed {case}; it lies in the study's folder removed.").format(case=case_id))
+
+    def _modality_ended(self, task: Task, event: Event) -> None:
+        case_id = task.case_id or ""
+        if event.kind == "error":
+            self.report_failure(task, event)
+        if self.tasks is None or not any(
+            other.case_id == case_id for other in self.tasks.pending("modality")
+        ):
+            self._modality_shown.pop(case_id, None)
+        self.reload_study()
+
+
+def _voxels(folder: Path, volume: Any) -> Sequence[str]:
+    """Write the volume's voxels, named as the volume is, for the study to copy."""
+    name = "".join(c if c.isalnum() or c in " -_." else "_" for c in volume.GetName()).strip(" .")
+    path = folder / "voxels" / f"{name or 'volume'}.nrrd"
+    path.parent.mkdir()
+    volumes.write_volume(volume, path)
+    return [str(path), "--copy"]

@@ -1,0 +1,166 @@
+"""Making, opening and closing studies, and coming back to one with a scene."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from slicer.i18n import tr as _
+
+from semiseg.errors import SemiSegError
+from semiseg.study.study import Study
+from SemiSegModuleLib.mrml.binding import Callbacks, SceneBinding
+from SemiSegModuleLib.session_core import told
+from SemiSegModuleLib.session_views import ViewPart
+from SemiSegModuleLib.tasks import Tasks
+
+
+class StudyPart(ViewPart):
+    """The part of `Session` about the study as a whole."""
+
+    missing_folder: Path | None = None
+    renew_parameters: Callable[[], Any] | None = None
+
+    @told
+    def create_study(self, folder: Path, name: str) -> bool:
+        """Make a study in `folder` and open it; the one that is open is closed."""
+        made = Study.create(Path(folder), name=name)
+        self._close_now()
+        self._take(made)
+        self.say(_("Made the study {name}. Add scans next.").format(name=made.name))
+        return True
+
+    @told
+    def open_study(self, folder: Path) -> bool:
+        """Open the study in `folder`; when it cannot be opened the present one stays open."""
+        opened = Study.open(Path(folder))
+        self._close_now()
+        self._take(opened)
+        self._say_opened(opened)
+        self.adopt_nodes()
+        return True
+
+    @told
+    def close_study(self) -> None:
+        """Save what was drawn, end the jobs, take the study's nodes out of the scene."""
+        self._close_now()
+
+    def close(self) -> None:
+        """The panel goes: save what was drawn and end the jobs; the scene stays as it is."""
+        self._release()
+        self._listeners.clear()
+        self.scene.RemoveObserver(self._import_tag)
+        self.views.close()
+
+    def _close_now(self) -> None:
+        if self.study is None:
+            return
+        self._cancel_pending_work()
+        self.save_drafts_quietly()
+        for case_id in list(self.open_cases):
+            self.remove_nodes(case_id)
+        self._release()
+        self.parameters.study_folder = self.parameters.current_case = ""
+
+    def _release(self) -> None:
+        """Forget the study; its nodes are not touched."""
+        if self.study is None:
+            return
+        self._cancel_pending_work()
+        self.save_drafts_quietly()
+        if self.tasks is not None:
+            self.tasks.close()
+        if self.binding is not None:
+            self.binding.close()
+        self._forget()
+
+    def _forget(self) -> None:
+        self.study = self.tasks = self.binding = self.task = None
+        self.current = self.saved_at = self._rows = self._protocol_shown = None
+        self.open_cases.clear()
+        self._modality_shown.clear()
+        self._chores.clear()
+        self.changed("study", "cases", "case", "ledger", "structures", "task", "drawn")
+        self.changed("suggestion")
+
+    def _take(self, study: Study) -> None:
+        self.study, self.missing_folder = study, None
+        self.tasks = Tasks(study.jobs_dir, self._job_class)
+        self.binding = SceneBinding(self.scene, study.id, self._callbacks())
+        self.parameters.study_folder = str(study.folder)
+        self.saved_at = time.strftime("%H:%M:%S")
+        self.changed("study", "cases", "case", "ledger", "structures", "task", "drawn")
+        self.changed("suggestion")
+
+    def _callbacks(self) -> Callbacks:
+        return Callbacks(
+            on_drawn_modified=self.on_drawn_modified,
+            on_node_removed=self.on_node_removed,
+            on_scene_closing=self.on_scene_closing,
+            on_scene_closed=self.on_scene_closed,
+            on_scene_loaded=self.on_scene_loaded,
+        )
+
+    def _say_opened(self, study: Study) -> None:
+        kept = study.drafts()
+        for problem in study.problems:
+            self.say(str(problem), error=True)
+        if kept:
+            text = _("Drawings of the last time were kept and are shown: {cases}.")
+            self.say(text.format(cases=", ".join(kept)))
+        else:
+            text = _("Opened {name}: {count} cases.")
+            self.say(text.format(name=study.name, count=len(study.cases)))
+
+    def on_scene_closing(self) -> None:
+        """The scene is about to be emptied: what was drawn must be safe before."""
+        self.save_drafts_quietly()
+
+    def on_scene_closed(self) -> None:
+        """The nodes are gone: back to "no study"; the study stays on the disk."""
+        if self.study is None:
+            return
+        folder = self.study.folder
+        self._release_without_saving()
+        self._renew()
+        self.say(_("The scene was closed. The study is safe in {folder}.").format(folder=folder))
+        self.tell()
+
+    def _release_without_saving(self) -> None:
+        for case in self.open_cases.values():
+            case.dirty_since = None
+        self._release()
+
+    @told
+    def on_scene_loaded(self) -> None:
+        """A scene was loaded: open the study that its parameter node names, bind its nodes."""
+        self._renew()
+        if self.study is not None:
+            self.parameters.study_folder = str(self.study.folder)
+            self.adopt_nodes()
+            return
+        if self.parameters.study_folder:
+            self.open_named_study()
+
+    @told
+    def open_named_study(self) -> None:
+        """Open the study that the parameter node names; say so when its folder is gone."""
+        folder, case_id = Path(self.parameters.study_folder), self.parameters.current_case
+        try:
+            opened = Study.open(folder)
+        except SemiSegError as error:
+            self.missing_folder = folder
+            self.say(str(error), error=True)
+            self.changed("study")
+            return
+        self._take(opened)
+        self._say_opened(opened)
+        self.adopt_nodes()
+        if case_id in opened.cases:
+            self.later(lambda: self.select(case_id))
+
+    def _renew(self) -> None:
+        if self.renew_parameters is not None:
+            self.parameters = self.renew_parameters()

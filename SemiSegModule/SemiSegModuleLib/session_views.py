@@ -1,0 +1,250 @@
+"""From the study to the scene: a case's volume, the drawn map and the suggestion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from slicer.i18n import tr as _
+
+from semiseg.errors import SemiSegError
+from semiseg.events import Event, Json
+from semiseg.images.grid import PLANES, Grid, plane_axis
+from semiseg.study.case import Case
+from semiseg.study.picture import find_image
+from SemiSegModuleLib.mrml import segments, volumes
+from SemiSegModuleLib.session_core import OpenCase
+from SemiSegModuleLib.session_drafts import DraftPart, flat
+from SemiSegModuleLib.tasks import Task
+
+_LOADED = "SemiSeg.Loaded"
+_SURE_BELOW = 20.0  # of 200 steps: what is less unsure than a tenth is not coloured
+
+
+class ViewPart(DraftPart):
+    """The part of `Session` that fills the scene; it never writes into what a human drew.
+
+    The one exception is `_reconcile`: voxels that the study changed and the user did not.
+    """
+
+    uncertainty_shown: bool = False
+
+    def load_case(self, case_id: str) -> None:
+        """Put the case's volume and drawn map into the scene where they are not there yet."""
+        case = self.require_study().case(case_id)
+        nodes = self.nodes(case_id)
+        volume = nodes.volume or self._load_volume(case)
+        if case_id in self.open_cases and nodes.drawn is not None:
+            return
+        if nodes.drawn is not None:
+            self._adopt(case_id)
+            return
+        self._make_drawn(case, volume)
+
+    def adopt_nodes(self) -> None:
+        """Take up the nodes of this study that a loaded scene brought, one case per tick."""
+        for case_id in self.require_study().cases:
+            if self.nodes(case_id).drawn is not None and case_id not in self.open_cases:
+                self.later(lambda case_id=case_id: self._adopt(case_id))  # type: ignore[misc]
+
+    def remove_nodes(self, case_id: str) -> None:
+        """Take the case's nodes out of the scene; a volume only when it was loaded from here."""
+        nodes = self.nodes(case_id)
+        self.open_cases.pop(case_id, None)
+        for role in ("suggestion", "uncertainty", "drawn", "volume"):
+            node = getattr(nodes, role)
+            if node is None:
+                continue
+            self.binding_of_study.unbind(node)
+            if role != "volume" or node.GetAttribute(_LOADED):
+                self.scene.RemoveNode(node)
+
+    def request_view(self, case_id: str) -> None:
+        """Have a child prepare what programs say of a case that is in the scene."""
+        if self.tasks is None or case_id not in self.open_cases:
+            return
+        if self.tasks.waiting("view", case_id):
+            return
+        self.tasks.serve(
+            Task(
+                kind="view",
+                case_id=case_id,
+                arguments=self.command("study", "view", "STUDY", case_id),
+                prepare=_out_folder,
+                on_end=self._view_ended,
+            )
+        )
+
+    def show_uncertainty(self, visible: bool) -> None:
+        """Show or hide where the suggestion of the current case is unsure."""
+        self.uncertainty_shown = visible
+        nodes = self.nodes(self.current) if self.current else None
+        if not visible or nodes is None:
+            self.views.show_uncertainty(None)
+        elif nodes.uncertainty is not None:
+            self.views.show_uncertainty(nodes.uncertainty)
+        elif self.current:
+            self.request_view(self.current)
+        self.changed("suggestion")
+        self.tell()
+
+    def _load_volume(self, case: Case) -> Any:
+        path = find_image(case, self.require_study().folder, set())
+        volume = volumes.load_volume(self.scene, self.volumes_logic, path, case.name)
+        volume.SetAttribute(_LOADED, "1")
+        self.binding_of_study.bind(case.id, "volume", volume)
+        return volume
+
+    def _make_drawn(self, case: Case, volume: Any) -> None:
+        study = self.require_study()
+        opened = OpenCase(grid=case.grid)
+        draft = study.draft(case.id)
+        human = study.human_map(case.id).array
+        node = segments.create_drawn(self.scene, volume, self.protocol(), case.name)
+        if draft is None:
+            segments.set_map(node, case.grid, human)
+        else:
+            segments.set_layers(node, case.grid, draft.layers, draft.offset_zyx)
+            opened.marks = list(draft.marks)
+            opened.unapplied_since = self.now()
+        opened.base = human
+        self.binding_of_study.bind(case.id, "drawn", node)
+        self.open_cases[case.id] = opened
+
+    def _adopt(self, case_id: str) -> None:
+        """Bind nodes of a loaded scene; a drawn one that differs is kept apart, under a name."""
+        if self.study is None or case_id in self.open_cases:
+            return
+        case, nodes = self.study.case(case_id), self.nodes(case_id)
+        if nodes.drawn is None:
+            return
+        if nodes.volume is None:
+            self._load_volume(case)
+            nodes = self.nodes(case_id)
+        if self._equals_study(case, nodes.drawn):
+            self._open_adopted(case)
+            return
+        name = nodes.drawn.GetName()
+        nodes.drawn.SetName(_("{name} (from the scene)").format(name=name))
+        self.binding_of_study.unbind(nodes.drawn)
+        self._make_drawn(case, nodes.volume)
+        text = _(
+            "The scene's segmentation of {case} differs from the study's. Both are kept: the "
+            "scene's is now called {name}, the study's is shown beside it."
+        )
+        self.say(text.format(case=case_id, name=nodes.drawn.GetName()), error=True)
+        self.changed("drawn", "case")
+
+    def _open_adopted(self, case: Case) -> None:
+        study = self.require_study()
+        draft = study.draft(case.id)
+        opened = OpenCase(grid=case.grid, base=study.human_map(case.id).array)
+        if draft is not None:
+            opened.marks, opened.unapplied_since = list(draft.marks), self.now()
+        self.open_cases[case.id] = opened
+        self.changed("drawn", "case")
+        self.request_view(case.id)
+
+    def _equals_study(self, case: Case, node: Any) -> bool:
+        study = self.require_study()
+        try:
+            found = segments.read_layers(node, case.grid, self.protocol())
+            drawn = flat(found, case.grid)
+            draft = study.draft(case.id)
+            kept = study.human_map(case.id).array if draft is None else draft.full()
+        except SemiSegError:
+            return False
+        return drawn is not None and np.array_equal(drawn, kept)
+
+    def _view_ended(self, task: Task, event: Event) -> None:
+        case_id = task.case_id or ""
+        if event.kind == "error":
+            self.report_failure(task, event)
+            return
+        opened = self.open_cases.get(case_id)
+        files = event.data.get("files")
+        if opened is None or not isinstance(files, dict):
+            return
+        try:
+            arrays = {name: _loaded(path) for name, path in files.items() if path}
+            self._reconcile(case_id, opened, arrays.get("human"))
+            self._show_suggestion(case_id, opened, arrays.get("suggestion"), event.data)
+            self._show_uncertainty(case_id, arrays.get("uncertainty"))
+        except (OSError, ValueError) as error:
+            text = _("{case}: what the programs say could not be shown: {why}")
+            self.say(text.format(case=case_id, why=error), error=True)
+
+    def _reconcile(self, case_id: str, opened: OpenCase, human: NDArray[Any] | None) -> None:
+        """Bring what changed in the study into the drawn node where the user left it alone."""
+        node = self.nodes(case_id).drawn
+        if human is None or node is None or opened.base is None:
+            return
+        changed = human != opened.base
+        if changed.any():
+            found = segments.read_layers(node, opened.grid, self.protocol())
+            now = flat(found, opened.grid)
+            if now is None:
+                return  # overlapping segments: not ours to sort out
+            merged = np.where(changed & (now == opened.base), human, now)
+            with self.writing_nodes():
+                segments.set_map(node, opened.grid, merged.astype(np.uint16))
+            self.changed("drawn")
+        opened.base = human
+
+    def _show_suggestion(
+        self, case_id: str, opened: OpenCase, array: NDArray[Any] | None, data: Any
+    ) -> None:
+        nodes = self.nodes(case_id)
+        node = nodes.suggestion
+        if array is None:
+            array = np.zeros(opened.grid.shape_zyx, np.uint16)
+        if node is None and not array.any():
+            return
+        if node is None:
+            name = self.require_study().case(case_id).name
+            node = segments.create_suggestion(self.scene, nodes.volume, self.protocol(), name)
+            self.binding_of_study.bind(case_id, "suggestion", node)
+        with self.writing_nodes():
+            segments.set_map(node, opened.grid, array)
+        opened.suggested = _lines(array, opened.grid)
+        opened.suggestion_text = str(data.get("text") or data.get("source") or "")
+        if case_id != self.current:
+            node.SetDisplayVisibility(False)
+        self.changed("suggestion", "ledger")
+
+    def _show_uncertainty(self, case_id: str, array: NDArray[Any] | None) -> None:
+        node = self.nodes(case_id).uncertainty
+        wanted = self.uncertainty_shown and case_id == self.current
+        if array is None or (node is None and not wanted):
+            return
+        grid = self.open_cases[case_id].grid
+        if node is None:
+            name = _("{case} (uncertainty)").format(case=self.require_study().case(case_id).name)
+            node = volumes.create_overlay(self.scene, grid, array, name, sure_below=_SURE_BELOW)
+            self.binding_of_study.bind(case_id, "uncertainty", node)
+        else:
+            volumes.set_overlay(node, grid, array)
+        if wanted:
+            self.views.show_uncertainty(node)
+
+
+def _out_folder(folder: Path) -> Sequence[str]:
+    return ("--out", str(folder / "view"))
+
+
+def _loaded(path: Json) -> NDArray[Any]:
+    found: NDArray[Any] = np.load(str(path), allow_pickle=False)
+    return found
+
+
+def _lines(array: NDArray[Any], grid: Grid) -> dict[Any, NDArray[np.bool_]]:
+    """Per plane, which slices hold a suggested voxel."""
+    drawn = array != 0
+    lines = {}
+    for plane in PLANES:
+        axis = plane_axis(grid, plane)
+        lines[plane] = drawn.any(axis=tuple(a for a in range(3) if a != axis))
+    return lines
