@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from semiseg.cli import case_commands
 from semiseg.cli.options import CaseId, CaseIds, StudyFolder, parse_pairs, shell_path
-from semiseg.cli.screen import screen_of
+from semiseg.cli.screen import Screen, screen_of
 from semiseg.config import MODALITIES, Modality, check_choice
-from semiseg.errors import ConfigError, StudyError
+from semiseg.errors import (
+    ConfigError,
+    ImageError,
+    SemiSegError,
+    StudyError,
+    StudyLockedError,
+)
+from semiseg.events import Event, Json
 
 if TYPE_CHECKING:
-    from semiseg.study.case import Split
+    from semiseg.study.case import Case, Split
     from semiseg.study.protocol import Protocol
     from semiseg.study.study import Study
 
@@ -22,6 +33,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+case_commands.register(app)
 
 
 @app.command()
@@ -73,6 +85,10 @@ def add(
 ) -> None:
     """Add images as cases; the files are pointed to, or copied with --copy.
 
+    An image that is refused does not keep the others out. Data of the events: {"case", "image"}
+    of each one added, {"image", "error"} of each one refused; of the last: "added" and
+    "refused", lists of these, and "cases", all ids.
+
     \b
     Examples:
       semiseg study add abdomen ct1.nii.gz ct2.nii.gz --modality CT
@@ -84,19 +100,46 @@ def add(
     if case_id is not None and len(images) > 1:
         raise ConfigError("--case-id names one case; add the images one by one")
     study = Study.open(folder)
-    for image in images:
-        case = study.add_case(
-            image,
-            case_id=case_id,
-            patient=patient,
-            modality=_modality(modality),
-            split=cast("Split | None", split),
-            copy=copy,
-        )
-        guessed = "" if case.modality_overridden else f", {case.modality_confidence:.0%} sure"
-        screen.say(f"added {case.id}: {case.modality}{guessed}, {case.split}")
+    add_one = partial(
+        study.add_case,
+        case_id=case_id,
+        patient=patient,
+        modality=_modality(modality),
+        split=cast("Split | None", split),
+        copy=copy,
+    )
+    _add_all(screen, images, add_one)
     screen.data(cases=list(study.cases))
     screen.next(f"semiseg annotate {shell_path(folder)} CASE LABEL --done 10,20,30")
+
+
+def _add_all(screen: Screen, images: list[Path], add_one: Callable[[Path], Case]) -> None:
+    """Adds one image after the other; the first refusal's error if none could be added."""
+    added: list[Json] = []
+    refused: list[Json] = []
+    errors: list[SemiSegError] = []
+    screen.data(added=added, refused=refused)
+    for number, image in enumerate(images, 1):
+        data: dict[str, Json] = {"image": str(image)}
+        try:
+            case = add_one(image)
+        except StudyLockedError:
+            raise
+        except (ImageError, StudyError) as error:
+            errors.append(error)
+            data["error"] = str(error)
+            refused.append(data)
+        else:
+            data["case"] = case.id
+            added.append(data)
+            guessed = "" if case.modality_overridden else f", {case.modality_confidence:.0%} sure"
+            screen.say(f"added {case.id}: {case.modality}{guessed}, {case.split}")
+        step = Event(kind="progress", phase="add", step=number, total=len(images), data=data)
+        screen.emit(step)
+    if errors and not added:
+        raise errors[0]
+    for refusal in errors:
+        screen.say(f"not added: {refusal}")
 
 
 @app.command()
@@ -164,8 +207,19 @@ def structures(
     remove: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Remove a structure without voxels.")
     ] = None,
+    set_: Annotated[
+        Path | None,
+        typer.Option("--set", metavar="FILE", help="Take all structures from a JSON file."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Remove structures that have drawn voxels, too.")
+    ] = False,
 ) -> None:
     """List the structures, or add, rename and remove some.
+
+    The file of --set is a list of {"id", "name", "color": [r, g, b], "code", "modifier"} in the
+    order to be kept; codes may be left out. Data of the last event: "structures", names by id,
+    and "protocol", such a list.
 
     \b
     Examples:
@@ -176,15 +230,16 @@ def structures(
 
     screen = screen_of(context)
     study = Study.open(folder)
-    changed = _changed(study.protocol, add_ or (), rename or (), remove or ())
+    start = study.protocol if set_ is None else _protocol_in(set_)
+    changed = _changed(start, add_ or (), rename or (), remove or ())
     if changed != study.protocol:
-        study.set_protocol(changed)
+        study.set_protocol(changed, force=force)
     rows = [
         (str(s.id), s.name, s.code.meaning if s.code else "-", _hex(s.color))
         for s in changed.structures
     ]
     screen.table("Structures", ("id", "name", "code", "colour"), rows)
-    screen.data(structures={row[0]: row[1] for row in rows})
+    screen.data(structures={row[0]: row[1] for row in rows}, protocol=changed.to_json())
 
 
 @app.command()
@@ -310,6 +365,22 @@ def _changed(
     for name in remove:
         protocol = protocol.remove(protocol.by_name(name).id)
     return protocol
+
+
+def _protocol_in(path: Path) -> Protocol:
+    from semiseg.study.fields import Fields
+    from semiseg.study.protocol import Protocol
+    from semiseg.study.storage import on_disk
+
+    try:
+        with on_disk("read", path):
+            found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is no JSON file: {error}") from error
+    listed = found.get("structures") if isinstance(found, dict) else found
+    if not isinstance(listed, list):
+        raise ConfigError(f"{path} has no list of structures; see semiseg study structures --help")
+    return Protocol.from_json(Fields({"structures": listed}, str(path)).parts("structures"))
 
 
 def _move(study: Study, cases: list[str], to: str) -> None:

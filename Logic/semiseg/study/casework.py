@@ -15,7 +15,7 @@ from semiseg.images.intensity import guess_modality
 from semiseg.images.reading import Image, read_image, sha256_file
 from semiseg.images.writing import suffix_of
 from semiseg.study.case import SPLITS, Case, ImageReference, Problem, Split
-from semiseg.study.core import StudyCore
+from semiseg.study.draft_files import DraftFiles
 from semiseg.study.opening import label_problem
 from semiseg.study.picture import (
     content_problem,
@@ -28,12 +28,13 @@ from semiseg.study.picture import (
     require_id,
 )
 from semiseg.study.protocol import Protocol
+from semiseg.study.removal import Removal
 from semiseg.study.splits import Fractions
 from semiseg.study.storage import copy_file, draft_folder, publish_folder
 from semiseg.study.versions import read_manifest, require_content, version_folder, version_numbers
 
 
-class CaseWork(StudyCore):
+class CaseWork(Removal):
     """The part of `Study` about cases, protocol and splits."""
 
     def set_protocol(self, protocol: Protocol, *, force: bool = False) -> None:
@@ -87,19 +88,24 @@ class CaseWork(StudyCore):
             self._note("case_added", case=case.id, modality=case.modality)
             return self._cases[case.id]
 
-    def set_modality(self, case_id: str, modality: Modality) -> None:
-        """Overrides the guess."""
-        check_choice("modality", modality, MODALITIES)
+    def set_modality(self, case_id: str, modality: Modality | None) -> None:
+        """Overrides the guess; None guesses anew from the image."""
+        if modality is None:
+            guess = guess_modality(self.image(case_id))
+            found, confidence = guess.modality, guess.confidence
+        else:
+            check_choice("modality", modality, MODALITIES)
+            found, confidence = modality, 1.0
         with self.writing():
             case = replace(
                 self._fresh_case(case_id),
-                modality=modality,
-                modality_confidence=1.0,
-                modality_overridden=True,
+                modality=found,
+                modality_confidence=confidence,
+                modality_overridden=modality is not None,
             )
             self._save_case(case)
             self._cases[case_id] = case
-            self._note("modality_set", case=case_id, modality=modality)
+            self._note("modality_set", case=case_id, modality=case.modality)
 
     def set_split(self, patient: str, split: Split) -> None:
         """Puts all cases of `patient` into `split`, because the user says so."""
@@ -220,13 +226,12 @@ class CaseWork(StudyCore):
         drawn: dict[int, str] = {}
         used: set[int] = set()
         for case in self._cases.values():
-            files = self._files(case)
-            for version in reversed(version_numbers(files.labels)):
-                with contextlib.suppress(SchemaError):  # a damaged one: the one before it counts
-                    human, program = files.voxel_ids(version)
-                    drawn |= {number: case.id for number in human if number not in drawn}
-                    used |= human | program | files.read_ledger(version).ids()
-                    break
+            human, every = self._files(case).newest_ids()
+            human |= DraftFiles(self.folder / "drafts" / case.id).newest_ids()
+            drawn |= {number: case.id for number in human if number not in drawn}
+            used |= human | every
+        for files in self._removed_files():  # they may come back
+            used |= files.newest_ids()[1]
         return drawn, used
 
     def _retired_after(self, protocol: Protocol) -> dict[int, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -17,12 +18,20 @@ from semiseg.study.journal import Journal, utc_now
 from semiseg.study.labels import CaseFiles
 from semiseg.study.lock import hold_lock
 from semiseg.study.migrate import SCHEMA
-from semiseg.study.opening import CASE_NAME, load_case, open_folder, signature_of
+from semiseg.study.opening import (
+    CASE_NAME,
+    Signature,
+    case_problems,
+    load_case,
+    open_folder,
+    signature_of,
+)
 from semiseg.study.picture import FileState
 from semiseg.study.protocol import Protocol
 from semiseg.study.record import STUDY_NAME, StudyRecord, backup_of, save_record
 from semiseg.study.storage import make_folder, remove_leftovers, write_json_atomic
 
+REMOVED = "removed"
 _FOLDERS = ("cases", "models", "evaluations", "backups", "cache", "jobs", "report")
 
 
@@ -76,6 +85,26 @@ class StudyCore:
         self._cases: dict[str, Case] = dict(opened.cases)
         self._problems, self._read_only = opened.problems, opened.read_only
         self._later_problems.clear()
+
+    def refresh(self) -> bool:
+        """Reads everything anew if study.json was written since; whether it was."""
+        if signature_of(self.folder) == self._signature:
+            return False
+        self.reload()
+        return True
+
+    def reread_case(self, case_id: str) -> tuple[Case, tuple[Problem, ...]]:
+        """The case as its files say now, and what can be seen quickly to be wrong with it."""
+        case, problems = load_case(self.folder, case_id, self._record.splits.patients)
+        if case is not None:
+            self._cases[case_id] = case
+        found = self.case(case_id)
+        return found, (*problems, *case_problems(self.folder, found))
+
+    @property
+    def signature(self) -> Signature:
+        """Differs once protocol, splits or the list of cases were read anew."""
+        return self._signature
 
     @property
     def id(self) -> str:
@@ -140,6 +169,7 @@ class StudyCore:
         if case_id in self._cases:
             return self._cases[case_id]
         told = [str(problem) for problem in self.problems if problem.case_id == case_id]
+        told += _removal(self.folder, case_id)
         known = ", ".join(list(self._cases)[:8]) or "none yet: add images first"
         raise StudyError(told[0] if told else f"there is no case {case_id!r}; there are {known}")
 
@@ -203,3 +233,13 @@ class StudyCore:
         if not path.is_dir():
             make_folder(path)
         return path
+
+
+def _removal(folder: Path, case_id: str) -> list[str]:
+    """Says that the case was removed, and how to get it back."""
+    found = sorted((folder / REMOVED).glob(f"{glob.escape(case_id)}-*"))
+    return [
+        f"{case_id} was removed from the study; to put it back: semiseg study restore STUDY "
+        f"{path.name}"
+        for path in found[-1:]
+    ]

@@ -28,7 +28,7 @@ from semiseg.events import Json
 from semiseg.images.grid import PLANES, Plane
 from semiseg.study.fields import Fields
 from semiseg.study.ledger import SliceState
-from semiseg.study.merge import Mark
+from semiseg.study.merge import Mark, present_ids
 from semiseg.study.owner import Owner, temporary_name
 from semiseg.study.storage import make_folder, on_disk, remove_leftovers, sync_folder
 
@@ -105,6 +105,13 @@ class DraftFiles:
             count = members.head.integer("layers")
             layers = tuple(members.layer(i, box) for i in range(count))
         return head, layers
+
+    def newest_ids(self) -> set[int]:
+        """The structures drawn in the newest draft that is whole."""
+        for number in reversed(self.numbers()):
+            with contextlib.suppress(SchemaError, StorageError):
+                return drawn_ids(self.read(number)[1])
+        return set()
 
     def settle(self, number: int) -> tuple[Path, ...]:
         """After draft `number` was applied: takes it and older ones away.
@@ -213,6 +220,11 @@ class _Members:
         if array.dtype != np.dtype(dtype) or array.ndim != 1:
             raise ValueError(f"{name} is of another kind")
         return array
+
+
+def drawn_ids(layers: Layers) -> set[int]:
+    """The structures with a voxel in any layer."""
+    return {number for layer in layers for number in present_ids(layer)}
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from semiseg.errors import GeometryMismatchError, LabelError, SchemaError, StorageError, StudyError
 from semiseg.events import Json
 from semiseg.study.case import Case, Problem
-from semiseg.study.draft_files import DraftFiles, DraftHead, Layers, Zyx
+from semiseg.study.draft_files import DraftFiles, DraftHead, Layers, Zyx, drawn_ids
 from semiseg.study.labelling import Labelling
 from semiseg.study.labels import checked_map
 from semiseg.study.ledger import require_slices
@@ -54,10 +54,7 @@ class Draft:
 
     def ids(self) -> set[int]:
         """The structures with a voxel in it."""
-        seen = np.zeros(_TABLE, np.bool_)
-        for layer in self.layers:
-            seen[layer] = True
-        return {int(number) for number in np.flatnonzero(seen) if number}
+        return drawn_ids(self.layers)
 
     def _merged(self) -> NDArray[np.uint16]:
         merged = self.layers[0]

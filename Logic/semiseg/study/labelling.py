@@ -23,6 +23,7 @@ from semiseg.study.case import (
 from semiseg.study.core import StudyCore
 from semiseg.study.labels import CaseFiles, checked_map, checked_weights
 from semiseg.study.ledger import Ledger, SliceState, require_slices
+from semiseg.study.measures import mean_uncertainty
 from semiseg.study.merge import (
     Computed,
     Drawing,
@@ -32,7 +33,7 @@ from semiseg.study.merge import (
     seen_through,
 )
 from semiseg.study.opening import label_problem
-from semiseg.study.versions import version_numbers
+from semiseg.study.versions import Manifest, version_numbers
 
 
 class Labelling(StudyCore):
@@ -53,6 +54,14 @@ class Labelling(StudyCore):
             found = self._files(case).read_label(version)
             return self._seen(case, found)
         return self._newest(case)
+
+    def label_info(self, case_id: str, version: int) -> Manifest:
+        """What is told of a label version; SchemaError when it is missing or damaged."""
+        return self._files(self.case(case_id)).label_info(version)
+
+    def prediction_info(self, case_id: str, version: int) -> Manifest:
+        """What is told of a prediction; SchemaError when it is missing or damaged."""
+        return self._files(self.case(case_id)).prediction_info(version)
 
     def ledger(self, case_id: str) -> Ledger:
         """The newest slice ledger of the case, without reading voxels."""
@@ -164,7 +173,12 @@ class Labelling(StudyCore):
         what = f"the prediction for {case_id}"
         ids = checked_map(array, case.grid, self.protocol.ids, what)
         weights = checked_weights(uncertainty, case.grid, f"the uncertainty of {what}")
-        told = {**info, "kind": "predicted", "model_id": model_id}
+        told: dict[str, Json] = {
+            **info,
+            "kind": "predicted",
+            "model_id": model_id,
+            "uncertainty": mean_uncertainty(ids, weights),
+        }
         with self.writing():
             case = self._fresh_case(case_id)  # it may have been removed meanwhile
             segments = self.protocol.segments()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -101,6 +102,14 @@ class CaseFiles:
             counts = Fields(_as_json(count_voxels(self.read_label(version))), str(self.labels))
         human, program = counts.mapping("human"), counts.mapping("program")
         return {int(key) for key in human}, {int(key) for key in program}
+
+    def newest_ids(self) -> tuple[set[int], set[int]]:
+        """The structures that a human drew in the newest label, and all that it speaks of."""
+        for version in reversed(version_numbers(self.labels)):
+            with contextlib.suppress(SchemaError):  # a damaged one: the one before it counts
+                human, program = self.voxel_ids(version)
+                return human, human | program | self.read_ledger(version).ids()
+        return set(), set()
 
     def save_prediction(
         self,

@@ -62,7 +62,7 @@ def open_folder(folder: Path) -> Opened:
         problems += found
         if case is not None:
             cases[case_id] = case
-            problems += _case_problems(folder, case)
+            problems += case_problems(folder, case)
     tail = Journal(folder).torn_tail()
     problems += [tail] if tail else []
     return Opened(
@@ -112,15 +112,19 @@ def _case_from_copy(
     return case, [_problem(case_id, path, cause, remedy)]
 
 
+def read_case(path: Path, split_of: Mapping[str, Split]) -> Case:
+    """The case in the file `path`; SchemaError when it is missing or corrupt."""
+    return case_from_json(migrate_case(read_json(path), str(path)), str(path), split_of)
+
+
 def _parse_case(path: Path, case_id: str, split_of: Mapping[str, Split]) -> Case:
-    values = migrate_case(read_json(path), str(path))
-    case = case_from_json(values, str(path), split_of)
+    case = read_case(path, split_of)
     if case.id != case_id:
         raise SchemaError(f"{path} belongs to the case {case.id!r}; the folders were mixed up")
     return case
 
 
-def _case_problems(folder: Path, case: Case) -> list[Problem]:
+def case_problems(folder: Path, case: Case) -> list[Problem]:
     """What can be seen quickly of the image and the newest label."""
     image = quick_problem(case, folder)
     label = newest_label_problem(folder, case)

@@ -101,7 +101,7 @@ class Results(StudyCore):
         """Keeps figures; returns their number."""
         with self.writing():
             make_folder(self._evaluations)
-            number = max(self._evaluation_numbers(), default=0) + 1
+            number = max(self.evaluation_numbers(), default=0) + 1
             body: dict[str, Json] = {
                 "schema_version": SCHEMA,
                 "created": utc_now(),
@@ -115,7 +115,7 @@ class Results(StudyCore):
     def evaluations(self) -> tuple[Evaluation, ...]:
         """All evaluations that can be read, oldest first; others are told in `problems`."""
         found = []
-        for number in self._evaluation_numbers():
+        for number in self.evaluation_numbers():
             path = self._evaluations / f"{number:04d}.json"
             try:
                 found.append(_evaluation(number, path))
@@ -142,7 +142,8 @@ class Results(StudyCore):
             info=manifest.info,
         )
 
-    def _evaluation_numbers(self) -> tuple[int, ...]:
+    def evaluation_numbers(self) -> tuple[int, ...]:
+        """The numbers of the evaluations, rising."""
         if not self._evaluations.is_dir():
             return ()
         found = (_EVALUATION.fullmatch(path.name) for path in self._evaluations.iterdir())

@@ -1,0 +1,28 @@
+"""Figures of a segmentation that are kept with it."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def mean_uncertainty(array: NDArray[np.uint16], uncertainty: NDArray[np.float32]) -> float | None:
+    """Mean of `uncertainty` over the voxels that `array` (z, y, x) segments and their border.
+
+    The border are the background voxels that share a face with a segmented one; there a model
+    hesitates first. None where nothing is segmented.
+    """
+    box = tuple(
+        slice(max(int(found[0]) - 1, 0), int(found[-1]) + 2)
+        for axis in range(3)
+        if (found := np.flatnonzero(array.any(axis=tuple({0, 1, 2} - {axis})))).size
+    )
+    if not box:
+        return None
+    inside = array[box] != 0
+    wide = inside.copy()
+    for axis in range(3):
+        source, grown = np.moveaxis(inside, axis, 0), np.moveaxis(wide, axis, 0)
+        grown[1:] |= source[:-1]
+        grown[:-1] |= source[1:]
+    return round(float(uncertainty[box][wide].mean(dtype=np.float64)), 5)
