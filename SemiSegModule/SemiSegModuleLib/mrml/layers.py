@@ -7,6 +7,7 @@ that a change costs what it changes; it grows, with some room to spare, only whe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,7 @@ from SemiSegModuleLib.mrml.geometry import (
 LABELMAP = "Binary labelmap"
 STRUCTURE_TAG = "SemiSeg.StructureId"
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  # half-open, z y x
+NOTHING: Box = ((0, 0), (0, 0), (0, 0))
 _ROOM = 8  # a layer that must grow gets an eighth of the grid more
 
 
@@ -71,10 +73,10 @@ class Layer:
         """Structure id by label value; 0 for values of no structure."""
         return self._table({part.value: part.structure_id for part in self.parts}, np.uint16)
 
-    def values_table(self) -> NDArray[np.uint16]:
+    def values_table(self) -> NDArray:
         """Label value by structure id; 0 for structures that live in other layers."""
         values = {part.structure_id: part.value for part in self.parts if part.structure_id}
-        return self._table(values, np.uint16)
+        return self._table(values, np.uint8 if max(values.values(), default=0) < 256 else np.uint16)
 
     def strange_table(self) -> NDArray[np.bool_]:
         """Whether a label value belongs to a segment that is no structure."""
@@ -132,13 +134,9 @@ def structure_id_of(segment) -> int:
     return int(number) if number.isdecimal() and 0 < int(number) < 65536 else 0
 
 
-def box_of(array: NDArray) -> Box:
-    """The smallest box around what is not 0; empty at the start when there is nothing."""
-    lines = _lines(array)
-    if not lines[0].any():
-        return ((0, 0), (0, 0), (0, 0))
-    ends = (np.flatnonzero(line)[[0, -1]] for line in lines)
-    return tuple((int(first), int(last) + 1) for first, last in ends)
+def box_of(array: NDArray, start_zyx: tuple[int, int, int] = (0, 0, 0)) -> Box:
+    """The smallest box around what is not 0 in an array that begins there; empty if nothing is."""
+    return _moved(_ends(_lines(array)), start_zyx)
 
 
 def within(box: Box, frame: Box) -> tuple[slice, slice, slice]:
@@ -172,54 +170,78 @@ def grid_box(grid: Grid) -> Box:
     return tuple((0, size) for size in grid.shape_zyx)
 
 
-def write_values(layer: Layer, grid: Grid, values: NDArray, box: Box, mask: NDArray) -> int:
-    """Put label `values` into `box` of the layer where `mask`; how many voxels changed.
+def write_ids(
+    layer: Layer, grid: Grid, ids: NDArray, box: Box, mask: NDArray[np.bool_] | None = None
+) -> int:
+    """Make the layer's structures say `ids` in `box`, where `mask`; how many voxels changed.
 
-    Only those are written. Nothing is told to the scene: call `tell` when it is not 0.
+    Ids of other layers count as empty here. Works plane by plane, so that it stays in the
+    processor's cache. Tells the scene once if anything changed.
     """
-    layer = _with_room(layer, grid, values, box, mask)
+    table = layer.values_table()
+    layer = _with_room(layer, grid, _needed(table, ids, box, mask))
     shared = common(box, layer.box)
     if is_empty(shared):
         return 0
     target = layer.array[within(shared, layer.box)]
-    new, wanted = values[within(shared, box)], mask[within(shared, box)]
-    differs = wanted & (target != new)
-    count = int(np.count_nonzero(differs))
-    if count:
-        np.copyto(target, new.astype(target.dtype, copy=False), where=differs)
-    return count
+    source = ids[within(shared, box)]
+    wanted = None if mask is None else mask[within(shared, box)]
+    changed = 0
+    for plane, line in enumerate(target):
+        new = table[source[plane]]
+        differs = line != new
+        if wanted is not None:
+            differs &= wanted[plane]
+        count = int(np.count_nonzero(differs))
+        if count:
+            line[differs] = new[differs]
+            changed += count
+    if changed:
+        layer.tell()
+    return changed
 
 
-def _with_room(layer: Layer, grid: Grid, values: NDArray, box: Box, mask: NDArray) -> Layer:
-    """`layer`, grown where label values other than 0 fall outside of it."""
-    drawn = box_of((values != 0) & mask)
-    if is_empty(drawn):
+def _needed(table: NDArray, ids: NDArray, box: Box, mask: NDArray | None) -> Box:
+    """The box, on the grid, around the ids that this layer must hold."""
+    lines = [np.zeros(size, np.bool_) for size in ids.shape]
+    holds = table != 0
+    for number, plane in enumerate(ids):
+        if plane.any():
+            held = holds[plane] if mask is None else holds[plane] & mask[number]
+            lines[1] |= held.any(axis=1)
+            across = held.any(axis=0)
+            lines[2] |= across
+            lines[0][number] = across.any()
+    starts = tuple(low for low, _high in box)
+    return _moved(_ends(lines), starts)
+
+
+def _with_room(layer: Layer, grid: Grid, needed: Box) -> Layer:
+    """`layer`, grown where it does not hold the box `needed`."""
+    if is_empty(needed):
         return layer
-    starts = [start for start, _end in box]
-    needed = tuple((a + s, b + s) for (a, b), s in zip(drawn, starts, strict=True))
     largest = max(part.value for part in layer.parts)
     fits = layer.where is not None and layer.array.dtype.itemsize * 8 >= largest.bit_length()
     if fits and common(needed, layer.box) == needed:
         return layer
-    return _grown(layer, grid, needed, np.uint8 if largest < 256 else np.uint16)
+    return _grown(layer, grid, needed, largest)
 
 
-def _grown(layer: Layer, grid: Grid, needed: Box, dtype) -> Layer:
+def _grown(layer: Layer, grid: Grid, needed: Box, largest: int) -> Layer:
     """`layer` in a larger labelmap on the grid's own axes; the scene keeps the same object."""
     old = layer.box
-    box = _with_margin(old, around(old, needed), grid_box(grid))
+    (z0, z1), (y0, y1), (x0, x1) = _with_margin(old, around(old, needed), grid_box(grid))
     image = slicer.vtkOrientedImageData()
-    (z0, z1), (y0, y1), (x0, x1) = box
     image.SetExtent(x0, x1 - 1, y0, y1 - 1, z0, z1 - 1)
     image.SetImageToWorldMatrix(to_vtk(affine_ras(grid)))
-    grown = np.zeros([high - low for low, high in box], np.promote_types(dtype, layer.array.dtype))
-    if not is_empty(old):
-        grown[within(old, box)] = layer.array
-    scalars = vtk.util.numpy_support.numpy_to_vtk(grown.ravel(), deep=True)
-    scalars.SetName("ImageScalars")
-    image.GetPointData().SetScalars(scalars)
-    layer.image.ShallowCopy(image)
+    wide = largest > 255 or layer.array.dtype.itemsize > 1
+    image.AllocateScalars(vtk.VTK_UNSIGNED_SHORT if wide else vtk.VTK_UNSIGNED_CHAR, 1)
     where = Placement(axes=(0, 1, 2), flips=(False, False, False), offset_zyx=(z0, y0, x0))
+    grown = Layer(node=layer.node, image=image, parts=layer.parts, where=where)
+    grown.array[...] = 0
+    if not is_empty(old):
+        grown.array[within(old, grown.box)] = layer.array
+    layer.image.ShallowCopy(image)
     return Layer(node=layer.node, image=layer.image, parts=layer.parts, where=where)
 
 
@@ -264,6 +286,19 @@ def _where(node, image, grid: Grid, parts: list[Part]) -> Placement | None:
             ).format(segment=parts[0].name, name=node.GetName())
         )
     return found
+
+
+def _ends(lines: Sequence[NDArray[np.bool_]]) -> Box:
+    if not all(line.any() for line in lines):
+        return NOTHING
+    ends = (np.flatnonzero(line)[[0, -1]] for line in lines)
+    return tuple((int(first), int(last) + 1) for first, last in ends)
+
+
+def _moved(box: Box, by_zyx: tuple[int, int, int]) -> Box:
+    if is_empty(box):
+        return NOTHING
+    return tuple((low + by, high + by) for (low, high), by in zip(box, by_zyx, strict=True))
 
 
 def _lines(array: NDArray) -> tuple[NDArray[np.bool_], ...]:

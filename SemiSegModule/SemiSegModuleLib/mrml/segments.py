@@ -15,6 +15,7 @@ from semiseg.study.protocol import Protocol
 from SemiSegModuleLib.mrml.geometry import SceneError, affine_ras, grid_of, to_vtk
 from SemiSegModuleLib.mrml.layers import (
     LABELMAP,
+    NOTHING,
     Box,
     Layer,
     around,
@@ -24,7 +25,7 @@ from SemiSegModuleLib.mrml.layers import (
     is_empty,
     layers_of,
     within,
-    write_values,
+    write_ids,
 )
 from SemiSegModuleLib.mrml.structures import (
     ROLE,
@@ -108,7 +109,7 @@ def read_layers(node, grid: Grid, protocol: Protocol) -> Layers:
         array, box = _cropped(layer, table, grid)
         if not is_empty(box):
             found.append((array, box))
-    frame: Box = ((0, 0), (0, 0), (0, 0))
+    frame: Box = NOTHING
     for _array, box in found:
         frame = around(frame, box)
     arrays = tuple(_on(array, box, frame) for array, box in found)
@@ -134,15 +135,10 @@ def write_region(
     """
     box = _box(offset_zyx, array.shape)
     if common(box, grid_box(grid)) != box:
-        raise SceneError(_("the region to be written reaches beyond the volume"))
-    mask = np.ones(array.shape, np.bool_) if where is None else where
-    _require_segments(node, np.unique(array[mask]))
-    _set_strangers_apart(node, grid, box, mask)
-    changed = 0
-    for layer in layers_of(node, grid):
-        if any(part.structure_id for part in layer.parts):
-            changed += _write_layer(layer, grid, layer.values_table()[array], box, mask)
-    return changed
+        raise SceneError(_("The region to be written reaches beyond the volume."))
+    _require_segments(node, array, where)
+    _set_strangers_apart(node, grid, box, where)
+    return sum(write_ids(layer, grid, array, box, where) for layer in _own_layers(node, grid))
 
 
 def set_map(node, grid: Grid, array: Ids) -> int:
@@ -157,20 +153,18 @@ def set_layers(node, grid: Grid, arrays: Sequence[Ids], offset_zyx: tuple[int, i
     """
     full = [_on_grid(array, offset_zyx, grid) for array in arrays]
     base = full[0] if full else np.zeros(grid.shape_zyx, np.uint16)
-    apart = sorted({int(i) for array in full[1:] for i in np.unique(array)} - {0})
+    for array in full:
+        _require_segments(node, array, None)
+    apart = {int(i) for array in full[1:] for i in np.unique(array)} - {0}
+    _set_strangers_apart(node, grid, grid_box(grid), None)
     _set_apart(node, grid, apart)
     changed = 0
-    for layer in layers_of(node, grid):
-        ids = [part.structure_id for part in layer.parts if part.structure_id]
-        if not ids:
-            continue
+    for layer in _own_layers(node, grid):
         said = base
-        if ids[0] in apart:
-            said = np.zeros_like(base)
-            for array in full:
-                said[array == ids[0]] = ids[0]
-        mask = np.ones(grid.shape_zyx, np.bool_)
-        changed += _write_layer(layer, grid, layer.values_table()[said], grid_box(grid), mask)
+        for part in layer.parts:
+            if part.structure_id in apart:
+                said = np.where(_anywhere(full, part.structure_id), part.structure_id, 0)
+        changed += write_ids(layer, grid, said, grid_box(grid))
     return changed
 
 
@@ -188,15 +182,10 @@ def take_over(
 
     `ids`: only these structures; `plane` and `index`: only that slice.
     """
-    layers = read_layers(suggestion, grid, protocol)
-    said, box = layers.arrays[0], _box(layers.offset_zyx, layers.arrays[0].shape)
+    frame = list(grid_box(grid))
     if plane is not None and index is not None:
-        axis = plane_axis(grid, plane)
-        wanted = tuple(
-            (index, index + 1) if number == axis else side for number, side in enumerate(box)
-        )
-        wanted = common(wanted, box)
-        said, box = said[within(wanted, box)], wanted
+        frame[plane_axis(grid, plane)] = (index, index + 1)
+    said, box = _said_in(suggestion, grid, protocol, tuple(frame))
     if is_empty(box):
         return 0
     where = (said != 0) & ~occupied(drawn, grid, box)
@@ -248,16 +237,29 @@ def _strangers(layer: Layer, table: Ids) -> list[str]:
 
 def _cropped(layer: Layer, table: Ids, grid: Grid) -> tuple[Ids, Box]:
     """The layer's structures in the box around what is drawn."""
-    raw, frame = layer.array, layer.box
-    starts = [low for low, _high in frame]
-    drawn = tuple((a + s, b + s) for (a, b), s in zip(box_of(raw), starts, strict=True))
-    if is_empty(drawn):
-        return np.zeros((0, 0, 0), np.uint16), drawn
+    frame = layer.box
+    drawn = box_of(layer.array, tuple(low for low, _high in frame))
     inside = common(drawn, grid_box(grid))
-    found = table[raw[within(drawn, frame)]]
+    found = table[layer.array[within(drawn, frame)]]
     if inside != drawn:
         found = _without_outside(layer, found, drawn, inside)
     return found, inside
+
+
+def _said_in(node, grid: Grid, protocol: Protocol, frame: Box) -> tuple[Ids, Box]:
+    """What the node says inside `frame`, of its first layer where several have a voxel."""
+    found = []
+    for layer in layers_of(node, grid):
+        box = common(frame, layer.box)
+        table = _known(layer.ids_table(), protocol)
+        found.append((table[layer.array[within(box, layer.box)]], box))
+    whole = NOTHING
+    for _array, box in found:
+        whole = around(whole, box)
+    said = np.zeros([high - low for low, high in whole], np.uint16)
+    for array, box in reversed(found):
+        np.copyto(said[within(box, whole)], array, where=array != 0)
+    return said, whole
 
 
 def _without_outside(layer: Layer, found: Ids, drawn: Box, inside: Box) -> Ids:
@@ -302,38 +304,50 @@ def _overlaps(arrays: tuple[Ids, ...]) -> tuple[tuple[int, int, int], ...]:
     return tuple((a, b, count) for (a, b), count in sorted(counts.items()))
 
 
-def _write_layer(layer: Layer, grid: Grid, values: NDArray, box: Box, mask: NDArray) -> int:
-    changed = write_values(layer, grid, values, box, mask)
-    if changed:
-        layer.tell()
-    return changed
+def _own_layers(node, grid: Grid) -> list[Layer]:
+    """The layers that hold structures."""
+    layers = layers_of(node, grid)
+    return [layer for layer in layers if any(part.structure_id for part in layer.parts)]
 
 
-def _require_segments(node, ids: NDArray) -> None:
-    known = {info.structure_id for info in structures_in(node)}
-    missing = [int(i) for i in ids if i and int(i) not in known]
+def _anywhere(arrays: list[Ids], structure_id: int) -> NDArray[np.bool_]:
+    return np.logical_or.reduce([array == structure_id for array in arrays])
+
+
+def _require_segments(node, array: Ids, where: NDArray[np.bool_] | None) -> None:
+    """SceneError when an id that is to be written has no segment."""
+    unknown = np.ones(65536, np.bool_)
+    unknown[[0, *(info.structure_id or 0 for info in structures_in(node))]] = False
+    missing: set[int] = set()
+    for number, plane in enumerate(array):
+        bad = unknown[plane] if where is None else unknown[plane] & where[number]
+        if bad.any():
+            missing |= set(np.unique(plane[bad]).tolist())
     if missing:
         raise SceneError(
             _("{name} has no segment for structure {ids}; add it to the structures first.").format(
-                name=node.GetName(), ids=", ".join(map(str, missing))
+                name=node.GetName(), ids=", ".join(map(str, sorted(missing)))
             )
         )
 
 
-def _set_strangers_apart(node, grid: Grid, box: Box, mask: NDArray[np.bool_]) -> None:
+def _set_strangers_apart(node, grid: Grid, box: Box, where: NDArray[np.bool_] | None) -> None:
     """Give segments that are no structure their own layers where they would be written over."""
     for layer in layers_of(node, grid):
         shared = common(box, layer.box)
         strangers = [part for part in layer.parts if not part.structure_id]
         if not strangers or len(strangers) == len(layer.parts) or is_empty(shared):
             continue
-        values = layer.array[within(shared, layer.box)][mask[within(shared, box)]]
-        if layer.strange_table()[values].any():
+        met = layer.strange_table()[layer.array[within(shared, layer.box)]]
+        if where is not None:
+            met &= where[within(shared, box)]
+        if met.any():
             for part in strangers:
                 node.GetSegmentation().SeparateSegmentLabelmap(part.segment_id)
 
 
-def _set_apart(node, grid: Grid, ids: list[int]) -> None:
+def _set_apart(node, grid: Grid, ids: set[int]) -> None:
+    """Give each of these structures a layer of its own."""
     for layer in layers_of(node, grid):
         for part in layer.parts:
             if part.structure_id in ids and len(layer.parts) > 1:
