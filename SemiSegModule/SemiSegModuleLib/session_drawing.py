@@ -21,6 +21,8 @@ class DrawingPart(StudyPart):
 
     _ledger: tuple[str, Ledger] | None = None
     _seen_slice: int | None = None
+    follow_views: bool = True
+    _scrolled: tuple[str | None, dict[Plane, int | None]] = (None, {})
 
     @property
     def plane(self) -> Plane:
@@ -132,11 +134,31 @@ class DrawingPart(StudyPart):
         self.say(_("Took over {count} suggested voxels.").format(count=count))
 
     def tick_slices(self) -> None:
-        """Notice that the user scrolled."""
+        """Notice that the user scrolled; with `follow_views` that chooses the plane, too."""
+        if self.follow_views:
+            self._follow()
         index = self.slice_index()
         if index != self._seen_slice:
             self._seen_slice = index
             self.changed("slice")
+
+    def _follow(self) -> None:
+        """Take the plane of the view that the mouse was last in, once that view is scrolled.
+
+        Going over a view on the way to a button changes nothing.
+        """
+        opened = self.opened()
+        if opened is None:
+            return
+        if self._scrolled[0] != self.current:
+            self._scrolled = self.current, {}
+        plane = self.views.active_plane(opened.grid)
+        index = self.views.slice_index(plane, opened.grid)
+        before = self._scrolled[1].get(plane, index)
+        self._scrolled[1][plane] = index
+        if index != before and plane != self.plane:
+            self.parameters.plane = plane
+            self.changed("ledger", "slice")
 
     def _mark(self, opened: OpenCase, index: int, state: SliceState) -> None:
         ids = self.protocol().ids
