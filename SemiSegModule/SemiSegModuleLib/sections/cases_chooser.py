@@ -1,0 +1,89 @@
+"""A dialog that offers the scene's volumes; those that cannot be used say why."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import qt
+from slicer.i18n import tr as _
+
+from SemiSegModuleLib.sections.cases_sources import Candidate
+
+
+class VolumeChooser:
+    """Opens without blocking; `on_chosen(nodes)` gets the checked ones after "Add"."""
+
+    def __init__(
+        self,
+        parent,
+        title: str,
+        offered: Sequence[Candidate],
+        on_chosen: Callable[[list[Any]], None],
+    ) -> None:
+        self._offered, self._on_chosen = offered, on_chosen
+        self.dialog = qt.QDialog(parent)
+        self.dialog.windowTitle = title
+        self._build()
+        self._show_count()
+
+    def open(self) -> None:
+        """Show the dialog over the window."""
+        self.dialog.open()
+
+    def close(self) -> None:
+        """Delete the dialog."""
+        self.dialog.deleteLater()
+
+    def chosen(self) -> list[Any]:
+        """The nodes that are checked."""
+        checked = [
+            self.list.item(row).checkState() == qt.Qt.Checked for row in range(len(self._offered))
+        ]
+        return [offer.node for offer, is_on in zip(self._offered, checked, strict=True) if is_on]
+
+    def _build(self) -> None:
+        self.list = qt.QListWidget()
+        self.list.wordWrap = True
+        self.list.alternatingRowColors = True
+        self._items = [self._item(offer) for offer in self._offered]
+        for item in self._items:
+            self.list.addItem(item)
+        self.list.itemChanged.connect(self._show_count)
+        self.buttons = qt.QDialogButtonBox(
+            qt.QDialogButtonBox.Ok | qt.QDialogButtonBox.Cancel, self.dialog
+        )
+        self.buttons.accepted.connect(self._accept)
+        self.buttons.rejected.connect(self.dialog.reject)
+        layout = qt.QVBoxLayout(self.dialog)
+        layout.addWidget(self.list)
+        layout.addWidget(self.buttons)
+        self.dialog.resize(420, 320)
+
+    def _item(self, offer: Candidate):
+        item = qt.QListWidgetItem(_line(offer))
+        if offer.refusal:
+            # Neither checkable nor enabled: greyed by the palette, still readable.
+            item.setFlags(qt.Qt.NoItemFlags)
+        else:
+            item.setFlags(qt.Qt.ItemIsUserCheckable | qt.Qt.ItemIsEnabled)
+            item.setCheckState(qt.Qt.Checked)
+        item.setToolTip(offer.refusal or offer.name)
+        return item
+
+    def _show_count(self, *_args) -> None:
+        count = len(self.chosen())
+        button = self.buttons.button(qt.QDialogButtonBox.Ok)
+        button.text = _("Add {count}").format(count=count) if count else _("Add")
+        button.enabled = count > 0
+
+    def _accept(self) -> None:
+        nodes = self.chosen()
+        self.dialog.accept()
+        self._on_chosen(nodes)
+
+
+def _line(offer: Candidate) -> str:
+    if offer.refusal:
+        return f"{offer.name}\n{offer.refusal}"
+    hints = [offer.modality or "", "DICOM" if offer.from_dicom else ""]
+    known = ", ".join(hint for hint in hints if hint)
+    return f"{offer.name} ({known})" if known else offer.name

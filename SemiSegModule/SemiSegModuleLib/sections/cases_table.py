@@ -1,0 +1,282 @@
+"""The table of cases: sorted and filtered by Qt, filled cell by cell from the study's overview."""
+
+from collections.abc import Callable, Collection, Sequence
+
+import qt
+
+from semiseg.study.overview import CaseOverview
+from SemiSegModuleLib.sections.cases_cells import (
+    MODALITY,
+    NAME,
+    SCORE,
+    STATE,
+    TRUST,
+    UNCERTAINTY,
+    Cell,
+    cells,
+    headings,
+    matches,
+    searchable,
+)
+from SemiSegModuleLib.sections.cases_icons import icon, tint
+
+_ORDER = 257
+_PASSES = 258
+_PADDING = 10
+_ICON_WIDTH = 20
+_WITH_ICON = (NAME, STATE, TRUST)
+_NARROWEST_NAME = 100
+
+
+class CaseTable:
+    """`view` shows one row per case; ids, never row numbers, say which case is meant.
+
+    `on_select()` is called when the user selects other rows, `on_show(case_id)` on a double
+    click or Return.
+    """
+
+    def __init__(self, on_select: Callable[[], None], on_show: Callable[[str], None]) -> None:
+        self._on_select, self._on_show = on_select, on_show
+        self._ids: list[str] = []
+        self._seen: dict[str, tuple[CaseOverview, bool, bool]] = {}
+        self._cells: dict[str, tuple[Cell, ...]] = {}
+        self._texts: dict[str, str] = {}
+        self._wanted: list[str] = []
+        self._filter, self._quiet = "", False
+        self._advances: dict[str, int] = {}
+        self._wanted_widths: dict[int, int] = {}
+        self._quiet_widths = self._user_width = False
+        self._bold = qt.QFontMetrics(_font(bold=True))
+        self._build()
+
+    def _build(self) -> None:
+        self._model = qt.QStandardItemModel()
+        self._proxy = qt.QSortFilterProxyModel()
+        # Re-sorted once per refresh, not once per changed cell.
+        self._proxy.dynamicSortFilter = False
+        self._proxy.sortRole = _ORDER
+        self._proxy.filterRole = _PASSES
+        self._proxy.filterKeyColumn = NAME
+        self._proxy.setSourceModel(self._model)
+        self._proxy.setFilterFixedString("1")
+        self._head()
+        self.view = qt.QTableView()
+        self.view.setModel(self._proxy)
+        self._style()
+        self._selection = self.view.selectionModel()
+        self._selection.selectionChanged.connect(self._on_selection)
+        self.view.doubleClicked.connect(self._on_double_click)
+
+    def _head(self) -> None:
+        names = headings()
+        self._model.setColumnCount(len(names))
+        for column, (name, meaning) in enumerate(names):
+            self._model.setHeaderData(column, qt.Qt.Horizontal, name, qt.Qt.DisplayRole)
+            self._model.setHeaderData(column, qt.Qt.Horizontal, meaning, qt.Qt.ToolTipRole)
+
+    def _style(self) -> None:
+        view = self.view
+        view.selectionBehavior = qt.QAbstractItemView.SelectRows
+        view.selectionMode = qt.QAbstractItemView.ExtendedSelection
+        view.editTriggers = qt.QAbstractItemView.NoEditTriggers
+        view.horizontalScrollMode = qt.QAbstractItemView.ScrollPerPixel
+        view.textElideMode = qt.Qt.ElideMiddle
+        view.showGrid = False
+        view.wordWrap = False
+        # Tab leaves the table for the next button; arrows move inside it.
+        view.tabKeyNavigation = False
+        view.verticalHeader().setVisible(False)
+        view.verticalHeader().defaultSectionSize = view.fontMetrics().height() + 8
+        header = view.horizontalHeader()
+        header.highlightSections = False
+        header.minimumSectionSize = 24
+        header.stretchLastSection = True
+        header.sectionResized.connect(self._on_resized)
+        view.horizontalScrollBar().rangeChanged.connect(self._fit_name)
+        view.sortingEnabled = True
+        view.sortByColumn(NAME, qt.Qt.AscendingOrder)
+
+    def update(
+        self, rows: Sequence[CaseOverview], shown: str | None, loaded: Collection[str]
+    ) -> None:
+        """Show `rows`; only cells that say something else than before are touched."""
+        self._quiet = True
+        try:
+            place = self._place()
+            changed = self._drop({row.id for row in rows}) + self._append(rows)
+            self._model.blockSignals(True)
+            for row in rows:
+                changed += self._fill(row, shown=row.id == shown, loaded=row.id in loaded)
+            self._model.blockSignals(False)
+            if changed:
+                self._arrange()
+                self._restore(place)
+        finally:
+            self._model.blockSignals(False)
+            self._quiet = False
+
+    def filter(self, text: str) -> None:
+        """Show only the cases in which each word of `text` occurs."""
+        self._filter = text
+        self._quiet = True
+        self._model.blockSignals(True)
+        for number, case_id in enumerate(self._ids):
+            self._pass(number, case_id)
+        self._model.blockSignals(False)
+        self._proxy.invalidate()
+        self._restore(0)
+        self._quiet = False
+        self._on_select()
+
+    @property
+    def count(self) -> int:
+        """How many cases there are, filtered out or not."""
+        return len(self._ids)
+
+    def visible(self) -> list[str]:
+        """The ids of the rows that pass the filter, from top to bottom."""
+        rows = range(self._proxy.rowCount())
+        return [self._id_at(self._proxy.index(row, NAME)) for row in rows]
+
+    def selected(self) -> list[str]:
+        """The ids of the selected visible rows, from top to bottom."""
+        indexes = sorted(self._selection.selectedRows(), key=lambda index: index.row())
+        return [self._id_at(index) for index in indexes]
+
+    def select(self, case_ids: Sequence[str]) -> None:
+        """Select these rows and bring the first into sight."""
+        self._wanted = list(case_ids)
+        self._quiet = True
+        self._restore(0)
+        self._quiet = False
+        self._on_select()
+
+    def close(self) -> None:
+        """Let go of Qt's objects."""
+        self._selection = None
+        self.view.setModel(None)
+
+    def _drop(self, kept: set[str]) -> int:
+        gone = [number for number, case_id in enumerate(self._ids) if case_id not in kept]
+        for number in reversed(gone):
+            case_id = self._ids.pop(number)
+            self._model.removeRow(number)
+            for store in (self._seen, self._cells, self._texts):
+                store.pop(case_id, None)
+        return len(gone)
+
+    def _append(self, rows: Sequence[CaseOverview]) -> int:
+        known = set(self._ids)
+        new = [row.id for row in rows if row.id not in known]
+        self._ids.extend(new)
+        self._model.setRowCount(len(self._ids))
+        self._numbers = {case_id: number for number, case_id in enumerate(self._ids)}
+        return len(new)
+
+    def _fill(self, row: CaseOverview, *, shown: bool, loaded: bool) -> int:
+        if self._seen.get(row.id) == (row, shown, loaded):
+            return 0
+        self._seen[row.id] = (row, shown, loaded)
+        before = self._cells.get(row.id, ())
+        self._cells[row.id] = now = cells(row, shown=shown, loaded=loaded)
+        self._texts[row.id] = searchable(row)
+        number = self._numbers[row.id]
+        for column, cell in enumerate(now):
+            if not before or before[column] != cell:
+                self._write(number, column, cell, before[column] if before else None)
+        self._pass(number, row.id)
+        return 1
+
+    def _write(self, number: int, column: int, cell: Cell, before: Cell | None) -> None:
+        index = self._model.index(number, column)
+        self._model.setData(index, cell.text, qt.Qt.DisplayRole)
+        self._model.setData(index, cell.order, _ORDER)
+        self._model.setData(index, cell.tip, qt.Qt.ToolTipRole)
+        if cell.tint or (before and before.tint):
+            self._model.setData(index, tint(cell.tint), qt.Qt.BackgroundRole)
+        if cell.icon:
+            self._model.setData(index, icon(cell.icon), qt.Qt.DecorationRole)
+        elif before and before.icon:
+            self._model.setData(index, None, qt.Qt.DecorationRole)
+        if cell.bold or (before and before.bold):
+            self._model.setData(index, _font(bold=cell.bold), qt.Qt.FontRole)
+        if before is None and column in (MODALITY, UNCERTAINTY, SCORE):
+            self._model.setData(index, qt.Qt.AlignCenter, qt.Qt.TextAlignmentRole)
+
+    def _pass(self, number: int, case_id: str) -> None:
+        passes = "1" if matches(self._texts[case_id], self._filter) else "0"
+        self._model.setData(self._model.index(number, NAME), passes, _PASSES)
+
+    def _arrange(self) -> None:
+        self._proxy.invalidate()
+        self._quiet_widths = True
+        for column, (name, _meaning) in enumerate(headings()):
+            texts = {name, *(found[column].text for found in self._cells.values())}
+            wide = max(map(self._advance, texts)) + _PADDING
+            self._wanted_widths[column] = wide + _ICON_WIDTH * (column in _WITH_ICON)
+            if column != NAME:
+                self.view.setColumnWidth(column, self._wanted_widths[column])
+        self._quiet_widths = False
+        self._fit_name()
+
+    def _advance(self, text: str) -> int:
+        if text not in self._advances:
+            # The shown case is bold: room for that, or its name would be cut.
+            self._advances[text] = self._bold.horizontalAdvance(text)
+        return self._advances[text]
+
+    def _fit_name(self, *_args) -> None:
+        """Give the names the room that the other columns leave, but never too little to read."""
+        if self._quiet_widths or self._user_width or not self._wanted_widths:
+            return
+        others = sum(wide for column, wide in self._wanted_widths.items() if column != NAME)
+        room = max(self.view.viewport().width - others, _NARROWEST_NAME)
+        self._quiet_widths = True
+        self.view.setColumnWidth(NAME, min(room, self._wanted_widths[NAME]))
+        self._quiet_widths = False
+
+    def _on_resized(self, column: int, _before: int, _now: int) -> None:
+        if column == NAME and not self._quiet_widths:
+            self._user_width = True
+        self._fit_name()
+
+    def _place(self) -> int:
+        """The row to select when the selected cases go."""
+        indexes = self._selection.selectedRows()
+        return min((index.row() for index in indexes), default=0)
+
+    def _restore(self, place: int) -> None:
+        """Select what the user had selected, or the row at `place` when that is gone."""
+        visible = {case_id: row for row, case_id in enumerate(self.visible())}
+        known = [case_id for case_id in self._wanted if case_id in self._numbers]
+        if self._wanted and not known and visible:
+            known = [self.visible()[min(place, len(visible) - 1)]]
+        self._wanted = known
+        rows = [visible[case_id] for case_id in known if case_id in visible]
+        if rows == [index.row() for index in self._selection.selectedRows()]:
+            return
+        self.view.clearSelection()
+        flags = qt.QItemSelectionModel.Select | qt.QItemSelectionModel.Rows
+        for row in rows:
+            self._selection.select(self._proxy.index(row, NAME), flags)
+        if rows:
+            index = self._proxy.index(rows[0], NAME)
+            self._selection.setCurrentIndex(index, qt.QItemSelectionModel.NoUpdate)
+            self.view.scrollTo(index)
+
+    def _id_at(self, index) -> str:
+        return self._ids[self._proxy.mapToSource(index).row()]
+
+    def _on_selection(self, *_args) -> None:
+        if not self._quiet:
+            self._wanted = self.selected()
+            self._on_select()
+
+    def _on_double_click(self, index) -> None:
+        self._on_show(self._id_at(index))
+
+
+def _font(*, bold: bool):
+    font = qt.QFont()
+    font.setBold(bold)
+    return font
