@@ -8,14 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import EllipsisType
-from typing import Literal, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Literal, TypeVar, cast, get_args
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from semiseg.errors import GeometryMismatchError, ImageError
 from semiseg.events import Json
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 Plane = Literal["axial", "coronal", "sagittal"]
 PLANES: tuple[Plane, ...] = get_args(Plane)

@@ -6,9 +6,9 @@ import hashlib
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from semiseg.config import MODALITIES, Modality
@@ -18,6 +18,9 @@ from semiseg.images.nifti import read_nifti_header, read_nifti_voxels
 from semiseg.images.payload import check_meta_header, check_nrrd_header, check_payload
 from semiseg.images.writing import SUFFIXES, save, suffix_of
 from semiseg.resources import usable_memory
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 _MAX_VOXELS = 2**31 - 1
 _NIFTI = (".nii", ".nii.gz")
@@ -96,6 +99,8 @@ def write_image(path: Path, array: NDArray[np.generic], grid: Grid) -> None:
 
 def to_sitk(array: NDArray[np.generic], grid: Grid) -> sitk.Image:
     """A SimpleITK image of `array` (z, y, x) on `grid`; bool is stored as 8-bit."""
+    import SimpleITK as sitk  # noqa: PLC0415 - a tenth of a second, only where it is needed
+
     if array.shape != grid.shape_zyx:
         raise GeometryMismatchError(
             f"an array of shape {array.shape} does not fit the grid's {grid.shape_zyx} (z, y, x)"
@@ -156,6 +161,8 @@ def read_header(path: Path) -> Header:
 
 def read_voxels(path: Path, header: Header) -> NDArray[np.generic]:
     """The array (z, y, x) or, with layers, (z, y, x, layer); checked against size and memory."""
+    import SimpleITK as sitk  # noqa: PLC0415 - a tenth of a second, only where it is needed
+
     _require_memory(path, header)
     if suffix_of(path) in _NIFTI:
         return read_nifti_voxels(path, header.grid.shape_zyx)
@@ -181,6 +188,8 @@ def _require_nifti_spacing(path: Path) -> None:
 
 
 def _reader(path: Path, suffix: str) -> sitk.ImageFileReader:
+    import SimpleITK as sitk  # noqa: PLC0415 - a tenth of a second, only where it is needed
+
     reader = sitk.ImageFileReader()
     reader.SetImageIO(SUFFIXES[suffix])
     reader.SetFileName(str(path))
@@ -188,6 +197,8 @@ def _reader(path: Path, suffix: str) -> sitk.ImageFileReader:
 
 
 def _header(path: Path, reader: sitk.ImageFileReader) -> Header:
+    import SimpleITK as sitk  # noqa: PLC0415 - a tenth of a second, only where it is needed
+
     dimension = reader.GetDimension()
     if dimension not in (3, 4):
         raise ImageError(

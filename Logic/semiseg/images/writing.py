@@ -8,11 +8,13 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-
-import SimpleITK as sitk
+from typing import TYPE_CHECKING
 
 from semiseg.errors import ImageError, SemiSegError, StorageError
 from semiseg.images.payload import check_payload
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 SUFFIXES = {
     ".seg.nrrd": "NrrdImageIO",
@@ -40,6 +42,8 @@ def save(path: Path, image: sitk.Image) -> None:
 
     StorageError when the disk is full or will not be written; the old file then stays.
     """
+    import SimpleITK as sitk  # noqa: PLC0415 - a tenth of a second, only where it is needed
+
     voxels = image.GetNumberOfPixels() * image.GetNumberOfComponentsPerPixel()
     with replacing(path) as temporary:
         try:

@@ -8,10 +8,10 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from semiseg.config import MODALITIES, Modality, check_choice
 from semiseg.errors import ProtocolError, SchemaError, StudyError
-from semiseg.images.intensity import guess_modality
 from semiseg.images.reading import Image, read_image, sha256_file
 from semiseg.images.writing import suffix_of
 from semiseg.study.case import SPLITS, Case, ImageReference, Problem, Split
@@ -32,6 +32,9 @@ from semiseg.study.removal import Removal
 from semiseg.study.splits import Fractions
 from semiseg.study.storage import copy_file, draft_folder, publish_folder
 from semiseg.study.versions import read_manifest, require_content, version_folder, version_numbers
+
+if TYPE_CHECKING:
+    from semiseg.images.intensity import ModalityGuess
 
 
 class CaseWork(Removal):
@@ -91,7 +94,7 @@ class CaseWork(Removal):
     def set_modality(self, case_id: str, modality: Modality | None) -> None:
         """Overrides the guess; None guesses anew from the image."""
         if modality is None:
-            guess = guess_modality(self.image(case_id))
+            guess = _guess(self.image(case_id))
             found, confidence = guess.modality, guess.confidence
         else:
             check_choice("modality", modality, MODALITIES)
@@ -252,7 +255,7 @@ def _describe(path: Path, folder: Path, modality: Modality | None) -> Case:
     if modality is not None:
         check_choice("modality", modality, MODALITIES)
     image = read_image(path)
-    guess = guess_modality(image)
+    guess = _guess(image)
     return Case(
         id="",
         name=plain_name(path),
@@ -264,6 +267,12 @@ def _describe(path: Path, folder: Path, modality: Modality | None) -> Case:
         image=reference_to(path, folder),
         grid=image.grid,
     )
+
+
+def _guess(image: Image) -> ModalityGuess:
+    from semiseg.images.intensity import guess_modality  # noqa: PLC0415 - scipy loads slowly
+
+    return guess_modality(image)
 
 
 def _damaged(case_id: str | None, parents: Iterable[Path]) -> list[Problem]:
