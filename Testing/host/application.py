@@ -10,7 +10,6 @@ from typing import Any
 import slicer
 from PySide6 import QtCore, QtWidgets
 
-from __feature__ import true_property  # noqa: F401
 from host.layout_manager import qSlicerLayoutManager
 
 
@@ -123,7 +122,10 @@ def load_modules(scene: Any, application_logic: Any) -> SimpleNamespace:
         logic = getattr(slicer, class_name)()
         if hasattr(logic, "SetMRMLApplicationLogic"):
             logic.SetMRMLApplicationLogic(application_logic)
+        # The wheel comes without the terminology files, and the logic complains of it.
+        logic.GlobalWarningDisplayOff()
         logic.SetMRMLScene(scene)
+        logic.GlobalWarningDisplayOn()
         if hasattr(application_logic, "SetModuleLogic"):
             application_logic.SetModuleLogic(name.capitalize(), logic)
         setattr(modules, name, Module(name, logic))

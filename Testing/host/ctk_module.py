@@ -8,9 +8,12 @@ from typing import Any
 
 from PySide6 import QtCore, QtGui, QtWidgets
 
-from __feature__ import true_property  # noqa: F401
-from host import api
+from host import api, plain
 from host.qt_module import QFileDialog
+
+
+def _push_button_size(button: QtWidgets.QPushButton) -> QtCore.QSize:
+    return plain.method(QtWidgets.QPushButton, "sizeHint")(button)
 
 
 class ctkCollapsibleButton(QtWidgets.QPushButton):  # noqa: N801
@@ -24,7 +27,7 @@ class ctkCollapsibleButton(QtWidgets.QPushButton):  # noqa: N801
         QtWidgets.QPushButton.__init__(self, text, parent)
         self.checkable, self.checked = True, True
         self._hidden_by_us: list[QtWidgets.QWidget] = []
-        self._title_height = QtWidgets.QPushButton.sizeHint(self).height()
+        self._title_height = _push_button_size(self).height()
         self._fit_margins()
         self.toggled.connect(self._on_toggled)
 
@@ -53,7 +56,7 @@ class ctkCollapsibleButton(QtWidgets.QPushButton):  # noqa: N801
         self.contentsCollapsed.emit(self.collapsed)
 
     def sizeHint(self) -> QtCore.QSize:  # noqa: N802
-        own = QtWidgets.QPushButton.sizeHint(self)
+        own = _push_button_size(self)
         if self.collapsed or self.layout() is None:
             return QtCore.QSize(own.width(), self._title_height)
         inside = self.layout().sizeHint()

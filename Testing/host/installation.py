@@ -27,6 +27,8 @@ def install(scene: Any = None) -> Any:
     slicer.mrmlScene = scene if scene is not None else slicer.vtkMRMLScene()
     from host.application import load_modules, qSlicerApplication
 
+    _add_widgets(slicer)
+
     application = qSlicerApplication(slicer.mrmlScene)
     slicer.app = application
     slicer.modules = load_modules(slicer.mrmlScene, application.applicationLogic())
@@ -44,3 +46,12 @@ def _add_python_modules(slicer: Any) -> None:
         vars(module).update(content)
         sys.modules[module.__name__] = module
         setattr(slicer, name, module)
+
+
+def _add_widgets(slicer: Any) -> None:
+    from host import layout_manager, node_widgets, plots, segment_editor
+
+    for module in (layout_manager, node_widgets, plots, segment_editor):
+        for name, value in vars(module).items():
+            if name.startswith(("qMRML", "qSlicer")):
+                setattr(slicer, name, value)

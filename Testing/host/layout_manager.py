@@ -8,7 +8,6 @@ import slicer
 import vtk
 from PySide6 import QtCore, QtWidgets
 
-from __feature__ import true_property  # noqa: F401
 
 
 class qMRMLWidget(QtWidgets.QWidget):  # noqa: N801

@@ -6,9 +6,9 @@ on QObjects go through two functions of this module, so the feature holds for ev
 
 from __future__ import annotations
 
+import inspect
 import linecache
 import re
-import sys
 import types
 from collections.abc import Callable
 from typing import Any
@@ -90,18 +90,19 @@ _EXTRA: dict[str, Slot] = {
 # Modules whose use of a name that the real application lacks is an error, by the start of their name.
 checked_modules: list[str] = []
 _decisions: dict[tuple[type, str], Slot | None] = {}
+_foreign_names: set[tuple[type, str]] = set()
 
 
 def get_attribute(self: QtCore.QObject, name: str) -> Any:
     """What the real application gives for `self.name`: AttributeError where it has no such name."""
     key = (type(self), name)
-    if key not in _decisions:
+    if key not in _decisions or key in _foreign_names:
         if _foreign(*key):
-            _refuse(type(self), name, sys._getframe(1))
-            return _plain_get(self, name)
+            _foreign_names.add(key)
+            _refuse(type(self), name, inspect.currentframe())
         _decisions[key] = _decide(*key)
     method = _decisions[key]
-    return _plain_get(self, name) if method is None else types.MethodType(method, self)
+    return _plain_get(self, name) if method is None else method.__get__(self, type(self))
 
 
 def _foreign(kind: type, name: str) -> bool:
@@ -111,8 +112,10 @@ def _foreign(kind: type, name: str) -> bool:
     return not api.kinds(_described(kind), name)
 
 
-def _refuse(kind: type, name: str, frame: types.FrameType) -> None:
-    if not str(frame.f_globals.get("__name__")).startswith(tuple(checked_modules)):
+def _refuse(kind: type, name: str, frame: types.FrameType | None) -> None:
+    frame = frame.f_back if frame is not None else None
+    # No frame: Qt itself asks, at exit.
+    if frame is None or not str(frame.f_globals.get("__name__")).startswith(tuple(checked_modules)):
         return
     if f".{name}" in linecache.getline(frame.f_code.co_filename, frame.f_lineno):
         raise AttributeError(f"Slicer's {_described(kind)} has no {name}")

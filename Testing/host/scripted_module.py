@@ -9,7 +9,6 @@ from typing import Any
 import slicer
 from PySide6 import QtWidgets
 
-from __feature__ import true_property  # noqa: F401
 from host import parameters
 
 
