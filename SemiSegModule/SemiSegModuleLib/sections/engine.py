@@ -28,7 +28,7 @@ from SemiSegModuleLib.qt_helpers import button, column, label, row
 from SemiSegModuleLib.tasks import JobClass, Task, Tasks
 
 _BACKENDS: tuple[Backend, ...] = ("automatic", "cpu")
-_ROW_HEIGHT = 22
+_ROW_HEIGHT, _FRAME = 22, 8  # pixels
 
 
 class EngineSection:
@@ -115,6 +115,7 @@ class EngineSection:
         self.table.selectionMode = qt.QAbstractItemView.NoSelection
         self.table.horizontalHeader().stretchLastSection = True
         self.table.verticalHeader().visible = False
+        self.table.verticalHeader().defaultSectionSize = _ROW_HEIGHT
 
     def _build_choices(self) -> Any:
         self.backendBox = qt.QComboBox()
@@ -140,7 +141,7 @@ class EngineSection:
             for place, text in enumerate(cells):
                 self.table.setItem(index, place, qt.QTableWidgetItem(text))
         self.table.resizeColumnsToContents()
-        self.table.minimumHeight = _ROW_HEIGHT * 5
+        self.table.minimumHeight = _ROW_HEIGHT * (len(self._packages) + 1) + _FRAME
         self.stateLabel.text = summary(self._packages)
         self._show_enabled()
 
