@@ -49,12 +49,21 @@ class SemiSegModuleWidget(ScriptedLoadableModuleWidget):
 
     def setup(self):
         ScriptedLoadableModuleWidget.setup(self)
-        from SemiSegModuleLib.widget import EnginePanel  # noqa: PLC0415
+        from SemiSegModuleLib.widget import Panel  # noqa: PLC0415
 
-        self.panel = EnginePanel(self.layout)
+        self.panel = Panel(self.layout, resource_path=self.resourcePath)
+
+    def enter(self):
+        """The user came to the module."""
+        self.panel.enter()
+
+    def exit(self):
+        """The user went to another module; running work goes on."""
+        if getattr(self, "panel", None) is not None:
+            self.panel.exit()
 
     def cleanup(self):
-        """End the child processes when the module or Slicer closes."""
+        """Save what was drawn and end the child processes when the module or Slicer closes."""
         if getattr(self, "panel", None) is not None:
             self.panel.close()
             self.panel = None
@@ -84,5 +93,5 @@ class SemiSegModuleTest(ScriptedLoadableModuleTest):
 
     def test_panel_opens_ready_to_start(self):
         panel = slicer.util.getModuleWidget("SemiSegModule").panel
-        self.assertTrue(panel.demoButton.enabled)
-        self.assertFalse(panel.cancelButton.enabled)
+        self.assertTrue(panel.sections["study"].newButton.enabled)
+        self.assertFalse(panel.sections["work"].propagateButton.enabled)

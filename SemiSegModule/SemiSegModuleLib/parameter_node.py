@@ -1,6 +1,7 @@
 """What the panel remembers in the scene, so that it comes back as it was."""
 
 from slicer.parameterNodeWrapper import parameterNodeWrapper
+from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
 
 
 @parameterNodeWrapper
@@ -22,3 +23,11 @@ class SemiSegParameters:
     formats: str = "seg.nrrd"
     export_folder: str = ""
     export_what: str = "combined"
+
+
+class SemiSegModuleLogic(ScriptedLoadableModuleLogic):
+    """Finds the module's one parameter node in the scene; its name makes that node's name."""
+
+    def getParameterNode(self) -> SemiSegParameters:
+        """The parameters in the scene as it is now; made where there are none."""
+        return SemiSegParameters(ScriptedLoadableModuleLogic.getParameterNode(self))

@@ -237,8 +237,12 @@ class SessionCore:
             self.study.reload()
         except SemiSegError as error:
             self.say(str(error), error=True)
-        self._rows = None
+        self.forget_read()
         self.changed("cases", "ledger", "study")
+
+    def forget_read(self) -> None:
+        """What was read of the study may have changed; read it again when it is asked for."""
+        self._rows = None
 
     def report_failure(self, task: Task, event: Event) -> None:
         """Show why a job failed; one that the user cancelled has not."""

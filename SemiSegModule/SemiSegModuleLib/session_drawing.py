@@ -61,10 +61,10 @@ class DrawingPart(StudyPart):
             self.changed("slice")
             self.tell()
 
-    def reload_study(self) -> None:
-        """See `SessionCore`; the ledger is read anew, too."""
+    def forget_read(self) -> None:
+        """See `SessionCore`."""
         self._ledger = None
-        super().reload_study()
+        super().forget_read()
 
     def ledger_states(self) -> list[SliceState]:
         """Each slice of the active plane; done means done for all structures."""

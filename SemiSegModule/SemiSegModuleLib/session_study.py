@@ -78,7 +78,8 @@ class StudyPart(ViewPart):
 
     def _forget(self) -> None:
         self.study = self.tasks = self.binding = self.task = None
-        self.current = self.saved_at = self._rows = self._protocol_shown = None
+        self.current = self.saved_at = self._protocol_shown = None
+        self.forget_read()
         self.open_cases.clear()
         self._modality_shown.clear()
         self._chores.clear()
@@ -87,6 +88,7 @@ class StudyPart(ViewPart):
 
     def _take(self, study: Study) -> None:
         self.study, self.missing_folder = study, None
+        self.forget_read()
         self.tasks = Tasks(study.jobs_dir, self._job_class)
         self.binding = SceneBinding(self.scene, study.id, self._callbacks())
         self.parameters.study_folder = str(study.folder)

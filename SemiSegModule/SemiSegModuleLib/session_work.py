@@ -21,6 +21,7 @@ class WorkPart(CasePart):
     `open_page` shows a finished report (the panel sets it).
     """
 
+    _models: tuple[int, ...] | None = None
     _begin_after_apply: Callable[[], None] | None = None
     open_page: Callable[[Path], None] = staticmethod(lambda _path: None)  # type: ignore[assignment]
 
@@ -101,6 +102,19 @@ class WorkPart(CasePart):
         reason = getattr(self, f"_why_not_{kind}", None)
         return "" if reason is None else str(reason())
 
+    def model_ids(self) -> tuple[int, ...]:
+        """The models of the study, oldest first."""
+        if self.study is None:
+            return ()
+        if self._models is None:
+            self._models = tuple(model.id for model in self.study.models())
+        return self._models
+
+    def forget_read(self) -> None:
+        """See `SessionCore`."""
+        self._models = None
+        super().forget_read()
+
     def _why_not_propagate(self) -> str:
         if not self.protocol().structures:
             return _("Add a structure first")
@@ -110,8 +124,7 @@ class WorkPart(CasePart):
         return self._why_not_propagate()
 
     def _why_not_segment(self) -> str:
-        study = self.require_study()
-        return "" if study.models() else _("Learn a model first")
+        return "" if self.model_ids() else _("Learn a model first")
 
     def _why_not_undo(self) -> str:
         row = self.row(self.current) if self.current else None

@@ -1,150 +1,134 @@
-"""The panel: run the engine's steps on a study folder as child processes, never blocking Slicer."""
+"""The panel: sections in the order of the work, one timer, one message line."""
 
-import time
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import ctk
 import qt
 from slicer.i18n import tr as _
 
-from semiseg.errors import SemiSegError
-from semiseg.jobs import Job
+import slicer
+from SemiSegModuleLib.message_line import MessageLine
+from SemiSegModuleLib.parameter_node import SemiSegModuleLogic
+from SemiSegModuleLib.qt_helpers import set_margins
+from SemiSegModuleLib.sections_list import section_classes
+from SemiSegModuleLib.session import Session
 
-_POLL_MS = 150
+TICK_MS = 100
+_OPEN_AT_START = ("study", "cases", "annotate", "work")
+_NEED_STUDY = ("cases", "structures", "annotate", "work", "export")
 
 
-class EnginePanel:
-    """One study folder, one button for each step of the loop, progress, Cancel.
+def make_session() -> Session:
+    """A session on the application's scene, logics, slice views and parameter node."""
+    logic = SemiSegModuleLogic()
+    session = Session(
+        slicer.mrmlScene,
+        segmentations_logic=slicer.modules.segmentations.logic(),
+        volumes_logic=slicer.modules.volumes.logic(),
+        layout_manager=slicer.app.layoutManager(),
+        parameters=logic.getParameterNode(),
+    )
+    session.renew_parameters = logic.getParameterNode
+    return session
 
-    `job_class` is what starts a step; a test hands in a fake.
+
+class Panel:
+    """Builds the sections into `layout` and keeps them up to date.
+
+    `resource_path` gives the path of a file under Resources. Call `close` when the module goes.
     """
 
-    def __init__(self, layout, job_class=Job):
-        self._job_class = job_class
-        self._job = None
-        self._build(layout)
-        self._timer = qt.QTimer()
-        self._timer.interval = _POLL_MS
-        self._timer.timeout.connect(self.onTimer)
-        self._show_state()
-
-    def close(self):
-        """Stop polling and end the running step; what it had finished stays in the study."""
-        self._timer.stop()
-        if self._job is not None:
-            self._job.cancel()
-            self._job = None
-
-    def _build(self, layout):
-        self.folderEdit = ctk.ctkPathLineEdit()
-        self.folderEdit.filters = ctk.ctkPathLineEdit.Dirs
-        self.folderEdit.settingKey = "SemiSeg/StudyFolder"
-        self.folderEdit.toolTip = _("The study's folder; the demo makes a new one inside it.")
-        self.folderEdit.currentPathChanged.connect(self._show_state)
-        self.minutesSpinBox = qt.QDoubleSpinBox()
-        self.minutesSpinBox.minimum = 0.5
-        self.minutesSpinBox.maximum = 10000
-        self.minutesSpinBox.value = 10
-        self.minutesSpinBox.suffix = _(" min")
-        form = qt.QFormLayout()
-        form.addRow(_("Study folder"), self.folderEdit)
-        form.addRow(_("Learning time"), self.minutesSpinBox)
-        layout.addLayout(form)
-        self._build_buttons(layout)
-        self.progressBar = qt.QProgressBar()
-        self.messageLabel = qt.QLabel()
-        self.messageLabel.wordWrap = True
-        layout.addWidget(self.progressBar)
-        layout.addWidget(self.messageLabel)
+    def __init__(
+        self,
+        layout: Any,
+        session: Session | None = None,
+        resource_path: Callable[[str], str] = str,
+    ) -> None:
+        self.session = make_session() if session is None else session
+        self.session.confirm = lambda question: bool(slicer.util.confirmYesNoDisplay(question))
+        self.session.open_page = show_file
+        self.messageLine = MessageLine(self.session)
+        layout.addWidget(self.messageLine.widget)
+        self.sections: dict[str, Any] = {}
+        self.areas: dict[str, Any] = {}
+        self._had_study: bool | None = None
+        for section_class in section_classes():
+            self._add(layout, section_class(self.session, resource_path))
         layout.addStretch(1)
-
-    def _build_buttons(self, layout):
-        self.demoButton = self._button(layout, _("Demo on the sample CT and MR"), self.onDemo)
-        self.propagateButton = self._button(layout, _("Propagate"), self.onPropagate)
-        self.learnButton = self._button(layout, _("Learn"), self.onLearn)
-        self.segmentButton = self._button(layout, _("Segment all"), self.onSegment)
-        self.exportButton = self._button(layout, _("Export"), self.onExport)
-        self.reportButton = self._button(layout, _("Report"), self.onReport)
-        self.cancelButton = self._button(layout, _("Cancel"), self.onCancel)
-
-    @staticmethod
-    def _button(layout, text, slot):
-        button = qt.QPushButton(text)
-        button.connect("clicked()", slot)
-        layout.addWidget(button)
-        return button
-
-    def onDemo(self):
-        self._start(["demo", "--folder", str(Path(self.folderEdit.currentPath) / "semiseg-demo")])
-
-    def onPropagate(self):
-        self._start(["propagate", self.folderEdit.currentPath])
-
-    def onLearn(self):
-        minutes = str(self.minutesSpinBox.value)
-        self._start(["train", self.folderEdit.currentPath, "--minutes", minutes])
-
-    def onSegment(self):
-        self._start(["predict", self.folderEdit.currentPath])
-
-    def onExport(self):
-        folder = Path(self.folderEdit.currentPath)
-        target = folder / "export" / time.strftime("%Y%m%d-%H%M%S")
-        self._start(["export", str(folder), str(target)])
-
-    def onReport(self):
-        self._start(["report", self.folderEdit.currentPath])
-
-    def onCancel(self):
-        self._job.cancel()
-        self._finish(_("Stopped. Everything finished so far is kept."))
-
-    def onTimer(self):
-        for event in self._job.poll():
-            self._show_event(event)
-        if not self._job.running:
-            self._finish(None)
-
-    def _start(self, arguments):
-        folder = Path(self.folderEdit.currentPath)
-        try:
-            record = folder / "jobs" / time.strftime("%Y%m%d-%H%M%S")
-            self._job = self._job_class.start(arguments, folder=record)
-        except SemiSegError as error:
-            self.messageLabel.text = str(error)
-            return
-        self.folderEdit.addCurrentPathToHistory()
-        self.messageLabel.text = _("Starting ...")
-        self.progressBar.maximum = 0
+        self._timer = qt.QTimer()
+        self._timer.interval = TICK_MS
+        self._timer.connect("timeout()", self.onTick)
+        self.session.listen(self.onChanged)
+        self._fold()
         self._timer.start()
-        self._show_state()
+        self.session.on_scene_loaded()
 
-    def _show_event(self, event):
-        if event.kind == "progress":
-            self.progressBar.maximum = event.total
-            self.progressBar.value = event.step
-        self.messageLabel.text = " ".join(part for part in (event.phase, event.message) if part)
-
-    def _finish(self, message):
+    def close(self) -> None:
+        """Save what was drawn, end the jobs, delete Slicer's widgets in the sections."""
         self._timer.stop()
-        self._job = None
-        self.progressBar.maximum = 1
-        self.progressBar.value = 1
-        if message:
-            self.messageLabel.text = message
-        self._show_state()
+        self.session.close()
+        for section in reversed(self.sections.values()):
+            section.close()
+        self.sections.clear()
 
-    def _show_state(self, *_ignored):
-        idle = self._job is None
-        has_folder = bool(self.folderEdit.currentPath)
-        for button in (
-            self.propagateButton,
-            self.learnButton,
-            self.segmentButton,
-            self.exportButton,
-            self.reportButton,
-        ):
-            button.enabled = idle and has_folder
-        self.demoButton.enabled = idle
-        self.folderEdit.enabled = idle
-        self.cancelButton.enabled = not idle
+    def enter(self) -> None:
+        """The user came to the module."""
+        self._call_each("enter")
+
+    def exit(self) -> None:
+        """The user went to another module; work goes on."""
+        self._call_each("exit")
+
+    def onTick(self, *_args: Any) -> None:
+        try:
+            self.session.tick()
+            self._call_each("tick")
+        except Exception:
+            text = _("Something unexpected went wrong; please report the details.")
+            self.session.say(text, error=True, details=traceback.format_exc())
+            self.session.tell()
+
+    def onChanged(self, topics: set[str]) -> None:
+        if "message" in topics:
+            self.messageLine.show()
+        if "study" in topics:
+            self._fold()
+        for section in self.sections.values():
+            section.refresh(topics)
+
+    def _add(self, layout: Any, section: Any) -> None:
+        area = ctk.ctkCollapsibleButton()
+        area.text = section.title()
+        area.collapsed = section.name not in _OPEN_AT_START
+        inside = qt.QVBoxLayout(area)
+        set_margins(inside, 6, 6, 6, 6)
+        inside.addWidget(section.widget)
+        layout.addWidget(area)
+        self.sections[section.name], self.areas[section.name] = section, area
+
+    def _fold(self) -> None:
+        """Without a study only its section and the engine's matter; with one, the work's."""
+        has_study = self.session.study is not None
+        if has_study == self._had_study:
+            return
+        self._had_study = has_study
+        for name in _NEED_STUDY:
+            if name in self.areas:
+                self.areas[name].enabled = has_study
+                self.areas[name].collapsed = not (has_study and name in _OPEN_AT_START)
+
+    def _call_each(self, name: str) -> None:
+        for section in self.sections.values():
+            method = getattr(section, name, None)
+            if method is not None:
+                method()
+
+
+def show_file(path: Path) -> None:
+    """Open a file or folder in the program that the system has for it."""
+    qt.QDesktopServices.openUrl(qt.QUrl.fromLocalFile(str(path)))

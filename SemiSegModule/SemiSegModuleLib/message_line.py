@@ -1,0 +1,71 @@
+"""The sentence at the top of the panel: what happened, or what went wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import qt
+from slicer.i18n import tr as _
+
+from SemiSegModuleLib.qt_helpers import button, column, set_margins
+
+_ICON_PIXELS = 20
+_DETAILS_HEIGHT = 160
+
+
+class MessageLine:
+    """Shows `session.message`; an error stays until the user dismisses it."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self.widget = qt.QFrame()
+        self.widget.frameShape = qt.QFrame.StyledPanel
+        self.iconLabel = qt.QLabel()
+        self.textLabel = qt.QLabel()
+        self.textLabel.wordWrap = True
+        self.textLabel.textInteractionFlags = qt.Qt.TextSelectableByMouse
+        self.detailsButton = button(_("Details"), self.onDetails, _("What the programs printed"))
+        self.detailsButton.checkable = True
+        self.dismissButton = button(_("Dismiss"), self.onDismiss, _("Take this message away"))
+        self.detailsText = qt.QPlainTextEdit()
+        self.detailsText.readOnly = True
+        self.detailsText.setFixedHeight(_DETAILS_HEIGHT)
+        self.detailsText.lineWrapMode = qt.QPlainTextEdit.NoWrap
+        self._lay_out()
+        self.show()
+
+    def show(self) -> None:
+        """Show what the session says now."""
+        session = self._session
+        error, text = session.message_is_error, session.message
+        self.widget.setVisible(bool(text))
+        self.textLabel.text = text
+        self.iconLabel.setVisible(error)
+        self.detailsButton.setVisible(error)
+        self.dismissButton.setVisible(bool(text))
+        if not error:
+            self.detailsButton.checked = False
+        self._show_details()
+
+    def onDetails(self, *_args: Any) -> None:
+        self._show_details()
+
+    def onDismiss(self, *_args: Any) -> None:
+        self._session.dismiss()
+
+    def _show_details(self) -> None:
+        wanted = bool(self.detailsButton.checked)
+        self.detailsText.setVisible(wanted)
+        if wanted and self.detailsText.plainText != self._session.details:
+            self.detailsText.plainText = self._session.details
+
+    def _lay_out(self) -> None:
+        icon = qt.QApplication.style().standardIcon(qt.QStyle.SP_MessageBoxCritical)
+        self.iconLabel.setPixmap(icon.pixmap(_ICON_PIXELS, _ICON_PIXELS))
+        line = qt.QHBoxLayout()
+        line.addWidget(self.iconLabel)
+        line.addWidget(self.textLabel, 1)
+        line.addWidget(self.detailsButton)
+        line.addWidget(self.dismissButton)
+        column(self.widget, line, self.detailsText)
+        set_margins(self.widget.layout(), 6, 4, 6, 4)

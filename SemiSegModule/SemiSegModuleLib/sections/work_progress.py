@@ -1,0 +1,172 @@
+"""How far the long work is: bar, phase, time left, Cancel, curves while learning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import qt
+from slicer.i18n import tr as _
+
+import slicer
+from SemiSegModuleLib.mrml.curves import CurveNodes
+from SemiSegModuleLib.qt_helpers import button, column, row
+
+_PLOT_HEIGHT = 150
+_CURVES = ("loss", "dice")
+
+
+def kind_title(kind: str) -> str:
+    """What is going on."""
+    return {
+        "propagate": _("Propagating"),
+        "learn": _("Learning"),
+        "segment": _("Segmenting"),
+        "export": _("Exporting"),
+        "report": _("Writing the report"),
+    }.get(kind, kind)
+
+
+def phase_title(phase: str) -> str:
+    """The engine's phase in words; its own word where none is known."""
+    return {
+        "save": _("saving what you drew"),
+        "start": _("starting"),
+        "train": _("training"),
+        "predict": "",
+        "propagate": "",
+    }.get(phase, phase.replace("_", " "))
+
+
+def time_left(seconds: float | None) -> str:
+    """A rough, readable span; empty when nobody knows."""
+    if seconds is None or seconds < 0:
+        return ""
+    if seconds < 10:
+        return _("a few seconds left")
+    if seconds < 90:
+        return _("{count} s left").format(count=round(seconds / 10) * 10)
+    if seconds < 5400:
+        return _("{count} min left").format(count=round(seconds / 60))
+    return _("{count:.1f} h left").format(count=seconds / 3600)
+
+
+class ProgressArea:
+    """Shows `session.task`; gone while nothing runs, but the last curves stay."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._curves: CurveNodes | None = None
+        self._plots: dict[str, Any] = {}
+        self._nodes: list[Any] = []
+        self._drawn = dict.fromkeys(_CURVES, 0)
+        self._task: Any = None
+        self.bar = qt.QProgressBar()
+        self.textLabel = qt.QLabel()
+        self.textLabel.wordWrap = True
+        self.cancelButton = button(
+            _("Cancel"), self.onCancel, _("Stop; everything finished so far is kept")
+        )
+        self.barArea, self.plotArea, self.widget = qt.QWidget(), qt.QWidget(), qt.QWidget()
+        line = row(self.bar, self.cancelButton)
+        line.setStretch(0, 1)
+        column(self.barArea, line, self.textLabel)
+        column(self.plotArea)
+        column(self.widget, self.barArea, self.plotArea)
+        self.plotArea.setVisible(False)
+        self.show()
+
+    def show(self) -> None:
+        """Bring bar, text and curves to what the task says."""
+        task = self._session.task
+        self.barArea.setVisible(task is not None)
+        if task is None:
+            return
+        known = task.total > 0 and not task.cancelling
+        self.bar.maximum = task.total if known else 0
+        self.bar.value = min(task.step, task.total) if known else 0
+        self.textLabel.text = self._text(task)
+        self.cancelButton.enabled = not task.cancelling
+        if task.kind == "learn":
+            self._show_curves(task)
+
+    def close(self) -> None:
+        """Delete Slicer's plot widgets, then their nodes."""
+        for plot in self._plots.values():
+            plot.setMRMLScene(None)
+            plot.deleteLater()
+        self._plots.clear()
+        for node in self._nodes:
+            if slicer.mrmlScene.IsNodePresent(node):
+                slicer.mrmlScene.RemoveNode(node)
+        self._nodes.clear()
+        if self._curves is not None:
+            self._curves.close()
+            self._curves = None
+
+    def onCancel(self, *_args: Any) -> None:
+        self._session.cancel()
+
+    @staticmethod
+    def _text(task: Any) -> str:
+        if task.cancelling:
+            return _("Stopping ...")
+        parts = (
+            kind_title(task.kind),
+            phase_title(task.phase),
+            task.message,
+            time_left(task.seconds_left),
+        )
+        return "  ·  ".join(part for part in parts if part)
+
+    def _show_curves(self, task: Any) -> None:
+        if task is not self._task:
+            self._task = task
+            self._drawn = dict.fromkeys(_CURVES, 0)
+            if self._curves is not None:
+                self._curves.clear()
+        if not any(task.curve.values()):
+            return
+        self._make_plots()
+        self.plotArea.setVisible(True)
+        curves = self._curves_now()
+        if any(len(task.curve[name]) < self._drawn[name] for name in _CURVES):
+            curves.clear()  # the task thinned its points
+            self._drawn = dict.fromkeys(_CURVES, 0)
+        for name, plot in self._plots.items():
+            fresh = task.curve[name][self._drawn[name] :]
+            if fresh:
+                curves.extend(name, fresh)
+                self._drawn[name] += len(fresh)
+            plot.setVisible(bool(task.curve[name]))
+
+    def _curves_now(self) -> CurveNodes:
+        if self._curves is None:
+            self._curves = CurveNodes(self._session.scene)
+        return self._curves
+
+    def _make_plots(self) -> None:
+        """The plots exist from the first learning on; most visits to the panel need none."""
+        if self._plots:
+            return
+        curves = self._curves_now()
+        for name in _CURVES:
+            plot = slicer.qMRMLPlotWidget()
+            plot.setMRMLScene(self._session.scene)
+            plot.setMRMLPlotViewNode(self._view_node(name, curves.chart(name)))
+            plot.setFixedHeight(_PLOT_HEIGHT)
+            self.plotArea.layout().addWidget(plot)
+            self._plots[name] = plot
+
+    def _view_node(self, name: str, chart: Any) -> Any:
+        scene = self._session.scene
+        node = slicer.vtkMRMLPlotViewNode()
+        node.SetName(f"SemiSeg {name}")
+        node.SetLayoutName(f"SemiSeg {name}")
+        node.SetLayoutLabel("")
+        node.SetSaveWithScene(False)
+        # With a parent of its own, the application's layout does not show it as one of its views.
+        node.SetAndObserveParentLayoutNodeID(chart.GetID())
+        node = scene.AddNode(node)
+        node.SetPlotChartNodeID(chart.GetID())
+        self._nodes.append(node)
+        return node
