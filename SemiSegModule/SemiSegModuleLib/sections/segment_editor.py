@@ -1,0 +1,127 @@
+"""Slicer's own Segment Editor inside the panel, on the drawn segmentation of the shown case."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import slicer
+from SemiSegModuleLib.mrml.layers import structure_id_of
+
+SINGLETON_TAG = "SemiSeg"
+_UNDO_STATES = 10
+# Tools that draw at once. Others open a preview of the whole volume, which nobody asked for in the
+# next case.
+_CARRIED_OVER = frozenset({"Paint", "Draw", "Erase", "Level tracing", "Scissors"})
+
+
+class EmbeddedEditor:
+    """The editor widget with a parameter node of its own.
+
+    The Segment Editor module keeps its own choices, and the two never share an active tool.
+    """
+
+    def __init__(self, scene: Any) -> None:
+        self._scene = scene
+        self._effect = ""
+        self._structure = 0
+        self._entered = False
+        self.widget = slicer.qMRMLSegmentEditorWidget()
+        self.widget.setMRMLScene(scene)
+        self.widget.segmentationNodeSelectorVisible = False
+        self.widget.sourceVolumeNodeSelectorVisible = False
+        self.widget.switchToSegmentationsButtonVisible = False
+        self.widget.maximumNumberOfUndoStates = _UNDO_STATES
+        # The panel shows volumes itself; the editor would take the uncertainty off the views.
+        self.widget.autoShowSourceVolumeNode = False
+
+    def show(self, drawn: Any, volume: Any) -> None:
+        """Work on `drawn` over `volume`; both None releases all nodes.
+
+        The tool and the structure in use are taken along to another case.
+        """
+        if self.widget.segmentationNode() is drawn and self.widget.sourceVolumeNode() is volume:
+            return
+        self._remember()
+        self._drop_effect()
+        if drawn is None:
+            self._release()
+            return
+        self.widget.setMRMLSegmentEditorNode(self._parameter_node())
+        self.widget.setSegmentationNode(drawn)
+        self.widget.setSourceVolumeNode(volume)
+        self._restore(drawn)
+
+    def enter(self) -> None:
+        """The module is shown: its keys and its tool work again."""
+        self._entered = True
+        self.widget.setupViewObservations()
+        self.widget.installKeyboardShortcuts()
+        drawn = self.widget.segmentationNode()
+        if drawn is not None:
+            self._restore(drawn)
+
+    def leave(self) -> None:
+        """Another module is shown: no tool may draw in its views, no key be taken from it."""
+        self._remember()
+        self._entered = False
+        self._drop_effect()
+        self.widget.uninstallKeyboardShortcuts()
+        self.widget.removeViewObservations()
+
+    def save_undo(self) -> None:
+        """Make what a program writes next one step of the editor's undo."""
+        if self.widget.segmentationNode() is not None:
+            self.widget.saveStateForUndo()
+
+    def close(self) -> None:
+        """Give back all nodes and the widget."""
+        self.leave()
+        self._release()
+        self.widget.deleteLater()
+        self.widget = None
+
+    def _release(self) -> None:
+        self.widget.setSegmentationNode(None)
+        self.widget.setSourceVolumeNode(None)
+        self.widget.setMRMLSegmentEditorNode(None)
+
+    def _drop_effect(self) -> None:
+        if self.widget.activeEffect() is not None:
+            self.widget.setActiveEffectByName("")
+
+    def _remember(self) -> None:
+        """Note tool and structure in use, to have them in the next case again."""
+        drawn = self.widget.segmentationNode()
+        if drawn is None or not self._entered:
+            return
+        effect = self.widget.activeEffect()
+        self._effect = "" if effect is None else str(effect.name)
+        segment_id = self.widget.currentSegmentID()
+        if segment_id:
+            self._structure = _structure_of(drawn, segment_id) or self._structure
+
+    def _restore(self, drawn: Any) -> None:
+        for segment_id in drawn.GetSegmentation().GetSegmentIDs():
+            if self._structure and _structure_of(drawn, segment_id) == self._structure:
+                self.widget.setCurrentSegmentID(segment_id)
+        has_segments = drawn.GetSegmentation().GetNumberOfSegments() > 0
+        if self._entered and has_segments and self._effect in _CARRIED_OVER:
+            self.widget.setActiveEffectByName(self._effect)
+
+    def _parameter_node(self) -> Any:
+        """Our own settings of the editor; they stay with the scene."""
+        kind = "vtkMRMLSegmentEditorNode"
+        node = self._scene.GetSingletonNode(SINGLETON_TAG, kind)
+        if node is not None:
+            return node
+        node = slicer.vtkMRMLSegmentEditorNode()
+        node.SetSingletonTag(SINGLETON_TAG)
+        # Structures do not overlap in a label map; the user may allow it all the same.
+        node.SetOverwriteMode(slicer.vtkMRMLSegmentEditorNode.OverwriteAllSegments)
+        return self._scene.AddNode(node)
+
+
+def _structure_of(node: Any, segment_id: str) -> int:
+    """The id of the structure that the segment stands for; 0 for none."""
+    segment = node.GetSegmentation().GetSegment(segment_id)
+    return 0 if segment is None else int(structure_id_of(segment))
