@@ -127,11 +127,13 @@ def _done(done: Mapping[str, tuple[int, int]]) -> Cell:
         line.format(plane=words.get(plane, plane), count=count, total=total)
         for plane, (count, total) in done.items()
     ]
-    # Planes without a finished slice would only take the width that names need.
+    some = {plane: counts for plane, counts in done.items() if counts[0]}
+    # Planes without a finished slice, and totals of several, would take the width of the names.
     parts = [
         f"{letters.get(plane, plane)} {count}/{total}"
-        for plane, (count, total) in done.items()
-        if count
+        if len(some) == 1
+        else f"{letters.get(plane, plane)} {count}"
+        for plane, (count, total) in some.items()
     ]
     text = "  ".join(parts) or _("none")
     return Cell(text, float(sum(n for n, _total in done.values())), "\n".join(lines))

@@ -29,9 +29,9 @@ _STROKES = {
     "shown": ("blue", "5 3 12 8 5 13 5 3 / 7 6 7 10 / 9 7 9 9"),
     "annotated": ("amber", "3 13 5 9 12 2 14 4 7 11 3 13"),
     "propagated": ("violet", "2 5 13 5 / 10 2 13 5 10 8 / 14 11 3 11 / 6 8 3 11 6 14"),
-    "problem": ("red", "8 2 15 14 1 14 8 2 / 8 6 8 10 / 8 12 8 12"),
+    "problem": ("red", "8 2 15 14 1 14 8 2 / 8 6 8 10 / 8 11 8 12"),
     "accept": ("green", "2 8 6 13 14 3"),
-    "down_weight": ("amber", "8 2 8 10 / 8 14 8 14"),
+    "down_weight": ("amber", "8 2 8 9 / 8 13 8 14"),
     "reject": ("red", "3 3 13 13 / 13 3 3 13"),
 }
 _ROUND = {"new": ("grey", False), "segmented": ("green", True), "loaded": ("grey", False)}

@@ -8,6 +8,7 @@ from semiseg.study.overview import CaseOverview
 from SemiSegModuleLib.sections.cases_cells import (
     MODALITY,
     NAME,
+    NOTHING,
     SCORE,
     STATE,
     TRUST,
@@ -25,7 +26,7 @@ _PASSES = 258
 _PADDING = 10
 _ICON_WIDTH = 20
 _WITH_ICON = (NAME, STATE, TRUST)
-_NARROWEST_NAME = 100
+_READABLE_NAME = 120
 
 
 class CaseTable:
@@ -44,8 +45,8 @@ class CaseTable:
         self._wanted: list[str] = []
         self._filter, self._quiet = "", False
         self._advances: dict[str, int] = {}
-        self._wanted_widths: dict[int, int] = {}
-        self._quiet_widths = self._user_width = False
+        self._full_widths: dict[int, int] = {}
+        self._fitting = self._user_width = self._narrow = False
         self._bold = qt.QFontMetrics(_font(bold=True))
         self._build()
 
@@ -92,7 +93,7 @@ class CaseTable:
         header.minimumSectionSize = 24
         header.stretchLastSection = True
         header.sectionResized.connect(self._on_resized)
-        view.horizontalScrollBar().rangeChanged.connect(self._fit_name)
+        view.horizontalScrollBar().rangeChanged.connect(self._fit)
         view.sortingEnabled = True
         view.sortByColumn(NAME, qt.Qt.AscendingOrder)
 
@@ -189,7 +190,7 @@ class CaseTable:
 
     def _write(self, number: int, column: int, cell: Cell, before: Cell | None) -> None:
         index = self._model.index(number, column)
-        self._model.setData(index, cell.text, qt.Qt.DisplayRole)
+        self._write_text(index, column, cell.text)
         self._model.setData(index, cell.order, _ORDER)
         self._model.setData(index, cell.tip, qt.Qt.ToolTipRole)
         if cell.tint or (before and before.tint):
@@ -203,21 +204,26 @@ class CaseTable:
         if before is None and column in (MODALITY, UNCERTAINTY, SCORE):
             self._model.setData(index, qt.Qt.AlignCenter, qt.Qt.TextAlignmentRole)
 
+    def _write_text(self, index, column: int, text: str) -> None:
+        hidden = column == TRUST and self._narrow and text != NOTHING
+        self._model.setData(index, "" if hidden else text, qt.Qt.DisplayRole)
+        if column == TRUST:
+            self._model.setData(index, text, qt.Qt.AccessibleTextRole)
+
     def _pass(self, number: int, case_id: str) -> None:
         passes = "1" if matches(self._texts[case_id], self._filter) else "0"
         self._model.setData(self._model.index(number, NAME), passes, _PASSES)
 
     def _arrange(self) -> None:
         self._proxy.invalidate()
-        self._quiet_widths = True
         for column, (name, _meaning) in enumerate(headings()):
-            texts = {name, *(found[column].text for found in self._cells.values())}
-            wide = max(map(self._advance, texts)) + _PADDING
-            self._wanted_widths[column] = wide + _ICON_WIDTH * (column in _WITH_ICON)
-            if column != NAME:
-                self.view.setColumnWidth(column, self._wanted_widths[column])
-        self._quiet_widths = False
-        self._fit_name()
+            heading = self._advance(name) + _PADDING
+            texts = {found[column].text for found in self._cells.values()}
+            wide = max(map(self._advance, texts), default=0) + _PADDING
+            wide += _ICON_WIDTH * (column in _WITH_ICON)
+            self._full_widths[column] = max(heading, wide)
+        self._short_trust = self._advance(headings()[TRUST][0]) + _PADDING
+        self._fit()
 
     def _advance(self, text: str) -> int:
         if text not in self._advances:
@@ -225,20 +231,43 @@ class CaseTable:
             self._advances[text] = self._bold.horizontalAdvance(text)
         return self._advances[text]
 
-    def _fit_name(self, *_args) -> None:
-        """Give the names the room that the other columns leave, but never too little to read."""
-        if self._quiet_widths or self._user_width or not self._wanted_widths:
+    def _fit(self, *_args) -> None:
+        """Share out the width: names get what the others leave, but enough to be read."""
+        if self._fitting or not self._full_widths:
             return
-        others = sum(wide for column, wide in self._wanted_widths.items() if column != NAME)
-        room = max(self.view.viewport().width - others, _NARROWEST_NAME)
-        self._quiet_widths = True
-        self.view.setColumnWidth(NAME, min(room, self._wanted_widths[NAME]))
-        self._quiet_widths = False
+        self._fitting = True
+        wide = dict(self._full_widths)
+        least = min(_READABLE_NAME, wide[NAME])
+        room = self.view.viewport().width - sum(wide.values()) + wide[NAME]
+        self._show_words(show=room >= least)
+        if self._narrow:
+            room += wide[TRUST] - self._short_trust
+            wide[TRUST] = self._short_trust
+        if room < least:
+            # The figures begin exactly at the edge, where scrolling finds them whole.
+            room += wide[UNCERTAINTY] + wide[SCORE]
+        wide[NAME] = min(max(room, least), wide[NAME])
+        for column, width in wide.items():
+            if column != NAME or not self._user_width:
+                self.view.setColumnWidth(column, width)
+        self._fitting = False
+
+    def _show_words(self, *, show: bool) -> None:
+        """In a narrow panel the trust is told by its icon and tooltip alone."""
+        if self._narrow != show:
+            return
+        self._narrow = not show
+        before = self._model.blockSignals(True)
+        for number, case_id in enumerate(self._ids):
+            text = self._cells[case_id][TRUST].text
+            self._write_text(self._model.index(number, TRUST), TRUST, text)
+        self._model.blockSignals(before)
+        self.view.viewport().update()
 
     def _on_resized(self, column: int, _before: int, _now: int) -> None:
-        if column == NAME and not self._quiet_widths:
+        if column == NAME and not self._fitting:
             self._user_width = True
-        self._fit_name()
+        self._fit()
 
     def _place(self) -> int:
         """The row to select when the selected cases go."""
