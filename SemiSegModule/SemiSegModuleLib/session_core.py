@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -70,6 +71,7 @@ class OpenCase:
     suggested: dict[Plane, NDArray[np.bool_]] = field(default_factory=dict)
     suggestion_text: str = ""
     conflict: str = ""
+    segments_changed: bool = False
 
 
 def told(
@@ -83,9 +85,12 @@ def told(
             return action(self, *args, **kwargs)
         except SemiSegError as error:
             self.say(str(error), error=True)
-            return None
+        except Exception:
+            # A click has no caller that could be told: without this only a console would know.
+            self.say_unexpected()
         finally:
             self.tell()
+        return None
 
     return run
 
@@ -95,6 +100,7 @@ class SessionCore:
 
     `confirm` asks the user (the panel sets it; without one nothing is confirmed). `before_edit`
     is called before a program writes into the drawn node, so that the editor can keep an undo.
+    `chosen` are the cases that are selected in the table.
     """
 
     def __init__(
@@ -113,6 +119,7 @@ class SessionCore:
         self.views = Views(layout_manager, scene)
         self.study: Study | None = None
         self.current: str | None = None
+        self.chosen: tuple[str, ...] = ()
         self.task: TaskState | None = None
         self.saved_at: str | None = None
         self.confirm: Callable[[str], bool] = lambda _question: False
@@ -180,6 +187,11 @@ class SessionCore:
             self._notice = text
         self.changed("message")
 
+    def say_unexpected(self) -> None:
+        """Show that there is a defect; call where an exception is handled."""
+        text = _("Something unexpected went wrong; please report the details.")
+        self.say(text, error=True, details=traceback.format_exc())
+
     def dismiss(self) -> None:
         """Take the error off the message line; it stays in `details`."""
         self._trouble_shown = False
@@ -219,10 +231,14 @@ class SessionCore:
 
     def nodes(self, case_id: str) -> Any:
         """The case's nodes in the scene (each may be None)."""
-        assert_binding = self.binding
-        if assert_binding is None:
+        return self.binding_of_study.nodes_of(case_id)
+
+    @property
+    def binding_of_study(self) -> SceneBinding:
+        """The binding; StudyError when no study is open."""
+        if self.binding is None:
             raise StudyError(_("No study is open. Make a new one or open one first."))
-        return assert_binding.nodes_of(case_id)
+        return self.binding
 
     def command(self, *parts: str) -> list[str]:
         """A command line of the engine; "STUDY" stands for the study's folder."""

@@ -47,13 +47,20 @@ class WorkPart(CasePart):
 
     @told
     def export(
-        self, folder: Path, formats: Sequence[str], case_ids: Sequence[str], what: str
+        self,
+        folder: Path,
+        formats: Sequence[str],
+        case_ids: Sequence[str],
+        what: str,
+        *,
+        overwrite: bool = False,
     ) -> None:
         """Write segmentations of `case_ids` (all if none) into `folder`."""
         if not formats:
             raise StudyError(_("No format is chosen. Tick at least one."))
         options = ("--what", what, *(part for name in formats for part in ("--format", name)))
-        self._begin("export", ("export", "STUDY", str(folder), *case_ids, *options))
+        replace = ("--overwrite",) if overwrite else ()
+        self._begin("export", ("export", "STUDY", str(folder), *case_ids, *options, *replace))
 
     @told
     def report(self) -> None:
@@ -61,9 +68,9 @@ class WorkPart(CasePart):
         self._begin("report", ("report", "STUDY"))
 
     @told
-    def undo_suggestion(self) -> None:
-        """Take back the newest propagation or segmentation of the current case."""
-        case_id = self.require_current()
+    def undo_suggestion(self, case_id: str | None = None) -> None:
+        """Take back the newest propagation or segmentation of a case, by default the current."""
+        case_id = case_id or self.require_current()
         self.serve(
             Task(
                 kind="undo",

@@ -282,6 +282,7 @@ class CasesSection:
         self._show_state()
 
     def _on_select(self) -> None:
+        self._session.chosen = tuple(self.table.selected())
         self._show_state()
 
     def _on_modality(self, number: int) -> None:
