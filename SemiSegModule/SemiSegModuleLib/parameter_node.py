@@ -20,6 +20,7 @@ class SemiSegParameters:
     model: int = 0
     seed: int = 0
     plane: str = "axial"
+    follow_views: bool = True
     formats: str = "seg.nrrd"
     export_folder: str = ""
     export_what: str = "combined"

@@ -22,6 +22,8 @@ class Session(WorkPart):
     `listen`; what is refused becomes `message`. Nothing here waits.
     """
 
+    _ticking = False
+
     def __init__(
         self,
         scene: Any,
@@ -45,26 +47,44 @@ class Session(WorkPart):
 
     def tick(self) -> None:
         """Hear the jobs, write what is due, do one chore, tell the listeners."""
+        if self._ticking:
+            return  # a question to the user runs the timer, too
+        self._ticking = True
         try:
-            if self.tasks is not None:
-                self.tasks.tick()
-            if self.study is not None:
-                self.tick_drafts()
-                self.tick_slices()
-            if self._chores:
-                self._chores.popleft()()
+            self._tick()
         except SemiSegError as error:
             self.say(str(error), error=True)
-        self.tell()
+        finally:
+            self._ticking = False
+            self.tell()
+
+    def _tick(self) -> None:
+        if self.tasks is not None:
+            self.tasks.tick()
+        if self.study is not None:
+            self.tick_drafts()
+            self.tick_slices()
+        if self._chores:
+            self._chores.popleft()()
 
     def on_node_removed(self, case_id: str, role: str) -> None:
-        """A node of a case was deleted in the scene; the study keeps what was drawn."""
-        if role == "drawn" and self.open_cases.pop(case_id, None) is not None:
+        """A node of a case is about to be deleted in the scene; the study keeps what was drawn."""
+        opened = self.open_cases.get(case_id)
+        if opened is None:
+            return
+        if role == "drawn":
+            with self.asking_nothing():
+                self.save_drafts_quietly()
+            self.open_cases.pop(case_id)
+        if role == "suggestion":
+            opened.suggested = {}
+        if role in ("drawn", "volume"):
             text = _(
-                "The segmentation of {case} was removed from the scene. It is safe in the study: "
-                "click the case in the table to show it again."
+                "{node} of {case} was removed from the scene. It is safe in the study: click the "
+                "case in the table to show it again."
             )
-            self.say(text.format(case=case_id))
+            what = _("The segmentation") if role == "drawn" else _("The volume")
+            self.say(text.format(node=what, case=case_id))
         self.changed("case", "drawn", "suggestion", "ledger")
 
 

@@ -38,8 +38,9 @@ class CasePart(ProtocolPart):
     def select(self, case_id: str) -> None:
         """Show the case; the one before keeps its drawing, window, level and position."""
         self.require_study().case(case_id)
-        loaded = case_id in self.open_cases and self.nodes(case_id).drawn is not None
-        if case_id == self.current and loaded:
+        nodes = self.nodes(case_id)
+        complete = nodes.drawn is not None and nodes.volume is not None
+        if case_id == self.current and case_id in self.open_cases and complete:
             return
         self._leave()
         self.load_case(case_id)

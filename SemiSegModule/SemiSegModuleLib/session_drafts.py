@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from slicer.i18n import tr as _
 
-from semiseg.errors import SemiSegError, StudyError
+from semiseg.errors import SemiSegError
 from semiseg.events import Event
 from semiseg.images.grid import Grid
 from SemiSegModuleLib.mrml import segments
-from SemiSegModuleLib.mrml.binding import SceneBinding
 from SemiSegModuleLib.session_core import OpenCase, SessionCore, told
 from SemiSegModuleLib.tasks import Task
 
@@ -34,13 +33,6 @@ class DraftPart(SessionCore):
         """Seconds of a clock that only grows; tests put their own here."""
         return time.monotonic()
 
-    @property
-    def binding_of_study(self) -> SceneBinding:
-        """The binding; StudyError when no study is open."""
-        if self.binding is None:
-            raise StudyError(_("No study is open. Make a new one or open one first."))
-        return self.binding
-
     @contextlib.contextmanager
     def writing_nodes(self) -> Iterator[None]:
         """What happens to drawn nodes meanwhile is the program's doing, not a stroke."""
@@ -49,6 +41,15 @@ class DraftPart(SessionCore):
             yield
         finally:
             self._writing = before
+
+    @contextlib.contextmanager
+    def asking_nothing(self) -> Iterator[None]:
+        """The window or the scene is going: every question counts as declined meanwhile."""
+        asked, self.confirm = self.confirm, lambda _question: False
+        try:
+            yield
+        finally:
+            self.confirm = asked
 
     def stroke(self) -> None:
         """The user drew in the current case: its draft is written once it is quiet."""
@@ -59,6 +60,12 @@ class DraftPart(SessionCore):
         """A drawn node changed; called by the scene, also while a program writes into it."""
         if not self._writing:
             self.touched(case_id)
+
+    def on_segments_changed(self, case_id: str) -> None:
+        """Segments came, went or changed their names; looked at with the next tick."""
+        opened = self.open_cases.get(case_id)
+        if opened is not None and not self._writing:
+            opened.segments_changed = True
 
     def touched(self, case_id: str) -> None:
         """What the user did in `case_id` must reach the disk."""
@@ -121,6 +128,8 @@ class DraftPart(SessionCore):
         """Write what is due; called with every tick."""
         now = self.now()
         for case_id, opened in list(self.open_cases.items()):
+            if opened.segments_changed:
+                self.sync_protocol(case_id)
             if opened.dirty_since is not None:
                 quiet = now - opened.touched_at >= _QUIET_S
                 if quiet or now - opened.dirty_since >= _LONGEST_S:
@@ -146,7 +155,8 @@ class DraftPart(SessionCore):
         if node is None:
             opened.dirty_since = None
             return
-        self.sync_protocol(case_id)
+        if opened.segments_changed:
+            self.sync_protocol(case_id)
         found = segments.read_layers(node, opened.grid, self.protocol())
         number = self.require_study().save_draft(
             case_id,
@@ -160,6 +170,7 @@ class DraftPart(SessionCore):
         opened.sent[number] = flat(found, opened.grid)
         opened.marks_sent[number] = len(opened.marks)
         self.saved_at = time.strftime("%H:%M:%S")
+        self._rows = None
         self.changed("study", "cases")
 
     def sync_protocol(self, case_id: str) -> None:

@@ -20,8 +20,7 @@ class DrawingPart(StudyPart):
     """The part of `Session` about drawing and finishing slices."""
 
     _ledger: tuple[str, Ledger] | None = None
-    _seen_slice: int | None = None
-    follow_views: bool = True
+    _seen_slice: tuple[Plane, int | None] | None = None
     _scrolled: tuple[str | None, dict[Plane, int | None]] = (None, {})
 
     @property
@@ -35,6 +34,15 @@ class DrawingPart(StudyPart):
         self.parameters.plane = plane
         self.changed("ledger", "slice")
         self.tell()
+
+    @property
+    def follow_views(self) -> bool:
+        """Whether the plane is that of the slice view that the user scrolls."""
+        return bool(self.parameters.follow_views)
+
+    @follow_views.setter
+    def follow_views(self, follow: bool) -> None:
+        self.parameters.follow_views = follow
 
     def opened(self) -> OpenCase | None:
         """The current case's drawing, if it is in the scene."""
@@ -137,9 +145,9 @@ class DrawingPart(StudyPart):
         """Notice that the user scrolled; with `follow_views` that chooses the plane, too."""
         if self.follow_views:
             self._follow()
-        index = self.slice_index()
-        if index != self._seen_slice:
-            self._seen_slice = index
+        seen = (self.plane, self.slice_index())
+        if seen != self._seen_slice:
+            self._seen_slice = seen
             self.changed("slice")
 
     def _follow(self) -> None:

@@ -6,11 +6,13 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from slicer.i18n import tr as _
 
 from semiseg.errors import SchemaError
 from semiseg.events import Event
 from semiseg.study.labels import CaseFiles
+from semiseg.study.merge import present_ids
 from semiseg.study.protocol import Protocol, Structure
 from semiseg.study.versions import version_numbers
 from SemiSegModuleLib.mrml import segments
@@ -31,8 +33,10 @@ class ProtocolPart(DrawingPart):
         self.require_study()
         if protocol == self.protocol():
             return
-        self.save_drafts_quietly()
+        gone = set(self.protocol().ids) - set(protocol.ids)
         self._show_protocol(protocol)
+        for case_id in self.open_cases if gone else ():
+            self.touched(case_id)  # drafts must not speak of structures that are gone
         self.serve(
             Task(
                 kind="structures",
@@ -54,8 +58,9 @@ class ProtocolPart(DrawingPart):
 
     def sync_protocol(self, case_id: str) -> None:
         """Take over what the user did to the segments in the editor; see `DraftPart`."""
+        self.open_cases[case_id].segments_changed = False
         node = self.nodes(case_id).drawn
-        if node is None or self.study is None:
+        if node is None:
             return
         before = self.protocol()
         tagged = {info.structure_id for info in segments.structures_in(node)}
@@ -74,20 +79,24 @@ class ProtocolPart(DrawingPart):
             if not (keep and structure.name in used):
                 found = found.remove(structure.id)
         if keep:
-            self._restore(case_id)
+            self._restore(case_id, [s.id for s in gone if s.name in used])
         if found != self.protocol():
             self.set_protocol(found, force=bool(used))
 
-    def _restore(self, case_id: str) -> None:
-        """Bring removed segments back, with what the study has of them."""
+    def _restore(self, case_id: str, ids: list[int]) -> None:
+        """Bring removed segments back, with what was last saved of them."""
         opened = self.open_cases[case_id]
         node = self.nodes(case_id).drawn
+        kept = opened.sent.get(max(opened.sent, default=0))
+        kept = opened.base if kept is None else kept
         with self.writing_nodes():
             segments.sync_segments(node, self.protocol())
-            base = opened.sent.get(max(opened.sent, default=0), opened.base)
-            if base is not None:
-                segments.set_map(node, opened.grid, base)
-        self.changed("structures", "drawn")
+            if kept is not None:
+                frame = tuple((0, size) for size in opened.grid.shape_zyx)
+                where = np.isin(kept, ids) & ~segments.occupied(node, opened.grid, frame)
+                segments.write_region(node, opened.grid, kept, (0, 0, 0), where)
+        self.touched(case_id)
+        self.changed("structures")
 
     def _show_protocol(self, protocol: Protocol) -> None:
         self._protocol_shown = protocol
@@ -124,11 +133,12 @@ class ProtocolPart(DrawingPart):
 
     def _ids_in_scene(self, case_id: str) -> set[int]:
         opened = self.open_cases.get(case_id)
-        if opened is None or not opened.sent:
+        node = None if opened is None else self.nodes(case_id).drawn
+        if opened is None or node is None:
             draft = self.require_study().draft(case_id)
             return set() if draft is None else draft.ids()
-        newest = opened.sent[max(opened.sent)]
-        return set() if newest is None else {int(i) for i in set(newest.ravel().tolist()) if i}
+        found = segments.read_layers(node, opened.grid, self.protocol())
+        return {number for array in found.arrays for number in present_ids(array)}
 
 
 def _written(folder: Path, protocol: Protocol, *, force: bool) -> Sequence[str]:

@@ -69,7 +69,8 @@ class StudyPart(ViewPart):
         if self.study is None:
             return
         self._cancel_pending_work()
-        self.save_drafts_quietly()
+        with self.asking_nothing():
+            self.save_drafts_quietly()
         if self.tasks is not None:
             self.tasks.close()
         if self.binding is not None:
@@ -99,6 +100,7 @@ class StudyPart(ViewPart):
     def _callbacks(self) -> Callbacks:
         return Callbacks(
             on_drawn_modified=self.on_drawn_modified,
+            on_segments_changed=self.on_segments_changed,
             on_node_removed=self.on_node_removed,
             on_scene_closing=self.on_scene_closing,
             on_scene_closed=self.on_scene_closed,
@@ -118,7 +120,8 @@ class StudyPart(ViewPart):
 
     def on_scene_closing(self) -> None:
         """The scene is about to be emptied: what was drawn must be safe before."""
-        self.save_drafts_quietly()
+        with self.asking_nothing():
+            self.save_drafts_quietly()
 
     def on_scene_closed(self) -> None:
         """The nodes are gone: back to "no study"; the study stays on the disk."""

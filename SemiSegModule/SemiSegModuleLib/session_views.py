@@ -54,6 +54,7 @@ class ViewPart(DraftPart):
         """Take the case's nodes out of the scene; a volume only when it was loaded from here."""
         nodes = self.nodes(case_id)
         self.open_cases.pop(case_id, None)
+        self.views.forget(case_id)
         for role in ("suggestion", "uncertainty", "drawn", "volume"):
             node = getattr(nodes, role)
             if node is None:
@@ -107,7 +108,9 @@ class ViewPart(DraftPart):
         if draft is None:
             segments.set_map(node, case.grid, human)
         else:
-            segments.set_layers(node, case.grid, draft.layers, draft.offset_zyx)
+            known = self.protocol().ids
+            layers = [np.where(np.isin(a, known), a, 0).astype(np.uint16) for a in draft.layers]
+            segments.set_layers(node, case.grid, layers, draft.offset_zyx)
             opened.marks = list(draft.marks)
             opened.unapplied_since = self.now()
         opened.base = human

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import ctk
 import qt
-from slicer.i18n import tr as _
 
 import slicer
 from SemiSegModuleLib.message_line import MessageLine
@@ -89,8 +87,7 @@ class Panel:
             self.session.tick()
             self._call_each("tick")
         except Exception:
-            text = _("Something unexpected went wrong; please report the details.")
-            self.session.say(text, error=True, details=traceback.format_exc())
+            self.session.say_unexpected()
             self.session.tell()
 
     def onChanged(self, topics: set[str]) -> None:
