@@ -1,18 +1,131 @@
-"""Label files of any numbering, brought to the ids and the grid of a study."""
+"""Series and label files from elsewhere, brought into a study: its cases, its ids, its grids."""
 
 from __future__ import annotations
 
+import hashlib
+import re
+import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from semiseg.errors import LabelError, ProtocolError
+from semiseg.config import Modality
+from semiseg.dicom.loading import Loaded, load
+from semiseg.dicom.references import NAME, Reference
+from semiseg.dicom.series import Volume
+from semiseg.errors import LabelError, ProtocolError, SchemaError, StudyError
+from semiseg.events import Emit, ignore
 from semiseg.images.grid import Grid
 from semiseg.images.labels import LabelMap, place_on
+from semiseg.images.reading import to_sitk
+from semiseg.images.writing import save
+from semiseg.study.case import Case, Split
 from semiseg.study.protocol import Protocol
+from semiseg.study.storage import read_json, write_json_atomic
+from semiseg.study.study import Study
 
 _LARGEST = 65535
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeriesChoice:
+    """How a series becomes a case; without `patient`, series of one DICOM patient share a key."""
+
+    case_id: str | None = None
+    patient: str | None = None
+    modality: Modality | None = None
+    split: Split | None = None
+    bridge_gaps: bool = False
+
+
+def add_series(
+    study: Study,
+    root: Path,
+    volume: Volume,
+    choice: SeriesChoice | None = None,
+    emit: Emit = ignore,
+) -> Case:
+    """Take a volume of `dicom.scan` into the study: voxels as NRRD, references in dicom.json.
+
+    No name, id or other attribute of the patient is kept, but unique ids, file names and the
+    folder's path. ImageError when it cannot be read; StudyError when it is there already.
+    """
+    choice = choice or SeriesChoice()
+    loaded = load(root, volume, emit, bridge_gaps=choice.bridge_gaps)
+    with study.writing(), tempfile.TemporaryDirectory(dir=study.cache_dir) as folder:
+        _require_new(study, loaded.reference)
+        path = Path(folder) / f"{_series_name(volume)}.nrrd"
+        _write(path, loaded)
+        case = study.add_case(
+            path,
+            case_id=choice.case_id,
+            name=_series_name(volume),
+            patient=choice.patient or _pseudonym(study, volume),
+            modality=choice.modality,
+            split=choice.split,
+            copy=True,
+        )
+        write_json_atomic(_reference_path(study, case.id), loaded.reference.to_json())
+    return case
+
+
+def reference_of(study: Study, case_id: str) -> Reference | None:
+    """Which DICOM series a case came from; None when it came from another kind of file.
+
+    SchemaError when what was kept of it is damaged or not of this image.
+    """
+    case = study.case(case_id)
+    path = _reference_path(study, case_id)
+    if not path.exists():
+        return None
+    reference = Reference.from_json(read_json(path))
+    if reference.grid.difference(case.grid) is not None:
+        raise SchemaError(f"{path} is not of the image of {case_id}; add the series anew")
+    return reference
+
+
+def _pseudonym(study: Study, volume: Volume) -> str | None:
+    """One word for all series of a DICOM patient in this study; None without a patient id."""
+    key = volume.first.patient_key
+    if not key:
+        return None
+    return f"patient-{hashlib.sha256(f'{study.id} {key}'.encode()).hexdigest()[:10]}"
+
+
+def _reference_path(study: Study, case_id: str) -> Path:
+    return study.folder / "cases" / case_id / NAME
+
+
+def _require_new(study: Study, reference: Reference) -> None:
+    for case_id in study.cases:
+        known = reference_of(study, case_id)
+        if known is not None and _same_slices(known, reference):
+            raise StudyError(f"the series is in the study already, as the case {case_id!r}")
+
+
+def _same_slices(one: Reference, other: Reference) -> bool:
+    def hashes(reference: Reference) -> list[tuple[str, int]]:
+        return [(reference.files[file].sha256, frame) for file, frame in reference.slices]
+
+    return hashes(one) == hashes(other)
+
+
+def _series_name(volume: Volume) -> str:
+    """A name without anything that a person typed: modality, series number, part."""
+    frame = volume.first
+    number = "" if frame.series_number is None else f" {frame.series_number}"
+    part = f" {volume.part}" if volume.part else ""
+    return re.sub(r"[^\w ]+", "", f"{frame.modality or 'series'}{number}{part}")[:60].strip()
+
+
+def _write(path: Path, loaded: Loaded) -> None:
+    image = to_sitk(loaded.array, loaded.grid)
+    if loaded.modality_tag is not None:
+        image.SetMetaData("modality", loaded.modality_tag)
+    save(path, image)
 
 
 def to_protocol(

@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from semiseg import __version__
-from semiseg.cli import annotate, demo, doctor, results, study_commands, work
+from semiseg.cli import annotate, demo, dicom, doctor, results, study_commands, work
 from semiseg.cli.failures import explain
 from semiseg.cli.screen import Screen
 from semiseg.errors import CancelledError, ExitCode
@@ -53,7 +53,7 @@ Exit codes:
 --json, --quiet and --debug may stand anywhere in the command line.
 """
 
-_ORDER = ("demo", "study", "annotate", "propagate", "train", "predict", "evaluate")
+_ORDER = ("demo", "dicom", "study", "annotate", "propagate", "train", "predict", "evaluate")
 
 
 class _InOrderOfUse(TyperGroup):
@@ -74,6 +74,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 app.add_typer(study_commands.app, name="study")
+app.add_typer(dicom.app, name="dicom")
 annotate.register(app)
 work.register(app)
 results.register(app)

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from semiseg.cli import case_commands
+from semiseg.cli.dicom import BridgeGaps, SeriesNumbers
 from semiseg.cli.options import CaseId, CaseIds, StudyFolder, parse_pairs, shell_path
-from semiseg.cli.screen import Screen, screen_of
+from semiseg.cli.screen import screen_of
 from semiseg.config import MODALITIES, Modality, check_choice
 from semiseg.errors import (
     ConfigError,
-    ImageError,
-    SemiSegError,
     StudyError,
-    StudyLockedError,
 )
-from semiseg.events import Event, Json
 
 if TYPE_CHECKING:
-    from semiseg.study.case import Case, Split
+    from semiseg.study.case import Split
     from semiseg.study.protocol import Protocol
     from semiseg.study.study import Study
 
@@ -68,7 +63,10 @@ def new(
 def add(
     context: typer.Context,
     folder: StudyFolder,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="NIfTI, NRRD or MHA.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(metavar="IMAGE...", help="NIfTI, NRRD, MHA; folder or ZIP of DICOM files."),
+    ],
     modality: Annotated[
         str | None, typer.Option(help="CT or MR; guessed from the file if not given.")
     ] = None,
@@ -82,8 +80,13 @@ def add(
     copy: Annotated[
         bool, typer.Option("--copy", help="Copy the image into the study, not only point to it.")
     ] = False,
+    series: SeriesNumbers = "",
+    bridge_gaps: BridgeGaps = False,
 ) -> None:
     """Add images as cases; the files are pointed to, or copied with --copy.
+
+    Of a folder or ZIP file, the DICOM series in it are added, written into the study as one file
+    each, without the patient's name; `semiseg dicom scan` lists them with their numbers.
 
     An image that is refused does not keep the others out. Data of the events: {"case", "image"}
     of each one added, {"image", "error"} of each one refused; of the last: "added" and
@@ -93,53 +96,26 @@ def add(
     Examples:
       semiseg study add abdomen ct1.nii.gz ct2.nii.gz --modality CT
       semiseg study add abdomen mr.nrrd --case-id mr1 --patient P7 --split test --copy
+      semiseg study add abdomen /media/cdrom --series 2,5
     """
+    from semiseg.cli.adding import Adding, add_all
+    from semiseg.importing import SeriesChoice
     from semiseg.study.study import Study
 
     screen = screen_of(context)
     if case_id is not None and len(images) > 1:
         raise ConfigError("--case-id names one case; add the images one by one")
     study = Study.open(folder)
-    add_one = partial(
-        study.add_case,
+    choice = SeriesChoice(
         case_id=case_id,
         patient=patient,
         modality=_modality(modality),
         split=cast("Split | None", split),
-        copy=copy,
+        bridge_gaps=bridge_gaps,
     )
-    _add_all(screen, images, add_one)
+    add_all(study, images, Adding(choice=choice, copy=copy, series=series), screen)
     screen.data(cases=list(study.cases))
     screen.next(f"semiseg annotate {shell_path(folder)} CASE LABEL --done 10,20,30")
-
-
-def _add_all(screen: Screen, images: list[Path], add_one: Callable[[Path], Case]) -> None:
-    """Adds one image after the other; the first refusal's error if none could be added."""
-    added: list[Json] = []
-    refused: list[Json] = []
-    errors: list[SemiSegError] = []
-    screen.data(added=added, refused=refused)
-    for number, image in enumerate(images, 1):
-        data: dict[str, Json] = {"image": str(image)}
-        try:
-            case = add_one(image)
-        except StudyLockedError:
-            raise
-        except (ImageError, StudyError) as error:
-            errors.append(error)
-            data["error"] = str(error)
-            refused.append(data)
-        else:
-            data["case"] = case.id
-            added.append(data)
-            guessed = "" if case.modality_overridden else f", {case.modality_confidence:.0%} sure"
-            screen.say(f"added {case.id}: {case.modality}{guessed}, {case.split}")
-        step = Event(kind="progress", phase="add", step=number, total=len(images), data=data)
-        screen.emit(step)
-    if errors and not added:
-        raise errors[0]
-    for refusal in errors:
-        screen.say(f"not added: {refusal}")
 
 
 @app.command()

@@ -1,0 +1,163 @@
+"""Images, folders and ZIP files that are to become cases, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from semiseg.cli.dicom import named
+from semiseg.cli.options import parse_indices, shell_path
+from semiseg.cli.screen import Screen
+from semiseg.config import MODALITIES
+from semiseg.dicom.scan import scan
+from semiseg.errors import ImageError, SemiSegError, StudyError, StudyLockedError
+from semiseg.events import Event, Json
+from semiseg.importing import SeriesChoice, add_series, reference_of
+
+if TYPE_CHECKING:
+    from semiseg.dicom.scan import Scan
+    from semiseg.dicom.series import Volume
+    from semiseg.study.case import Case
+    from semiseg.study.study import Study
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adding:
+    """How images are added; `series` names the volumes of a DICOM folder, "" those in no doubt."""
+
+    choice: SeriesChoice
+    copy: bool = False
+    series: str = ""
+
+
+def add_all(study: Study, images: Sequence[Path], how: Adding, screen: Screen) -> None:
+    """Adds one image after the other; the first refusal's error if none could be added."""
+    added: list[Json] = []
+    refused: list[Json] = []
+    errors: list[SemiSegError] = []
+    screen.data(added=added, refused=refused)
+    for number, image in enumerate(images, 1):
+        step = Event(kind="progress", phase="add", step=number, total=len(images))
+        try:
+            cases = _add(study, image, how, screen)
+        except StudyLockedError:
+            raise
+        except (ImageError, StudyError) as error:
+            errors.append(error)
+            refused.append({"image": str(image), "error": str(error)})
+            screen.emit(replace(step, data={"image": str(image), "error": str(error)}))
+            continue
+        for case in cases:
+            data: dict[str, Json] = {"image": str(image), "case": case.id}
+            added.append(data)
+            screen.emit(replace(step, data=data))
+    if errors and not added:
+        raise errors[0]
+    for refusal in errors:
+        screen.say(f"not added: {refusal}")
+
+
+def _add(study: Study, image: Path, how: Adding, screen: Screen) -> list[Case]:
+    if image.is_dir() or image.suffix.lower() == ".zip":
+        return _add_series(study, image, how, screen)
+    case = study.add_case(
+        image,
+        case_id=how.choice.case_id,
+        patient=how.choice.patient,
+        modality=how.choice.modality,
+        split=how.choice.split,
+        copy=how.copy,
+    )
+    _say(case, screen)
+    return [case]
+
+
+def _say(case: Case, screen: Screen) -> None:
+    guessed = "" if case.modality_overridden else f", {case.modality_confidence:.0%} sure"
+    screen.say(f"added {case.id}: {case.modality}{guessed}, {case.split}")
+
+
+def _add_series(study: Study, folder: Path, how: Adding, screen: Screen) -> list[Case]:
+    """Add the chosen volumes in `folder`, by default each that is alone in its series.
+
+    ImageError when nothing can be added, or when only the user can choose between volumes.
+    """
+    found = scan(folder, screen.emit, bridge_gaps=how.choice.bridge_gaps)
+    chosen = _chosen(found, how.series)
+    if how.choice.case_id is not None and len(chosen) > 1:
+        raise ImageError(
+            f"--case-id names one case, but {folder.name} holds {len(chosen)} volumes; say which "
+            "with --series"
+        )
+    added, refused = [], []
+    for volume in chosen:
+        try:
+            case = add_series(study, found.root, volume, how.choice, screen.emit)
+        except (ImageError, StudyError) as error:
+            if isinstance(error, StudyLockedError) or len(chosen) == 1:
+                raise
+            refused.append(f"not added: series {named(volume)}: {error}")
+            continue
+        added.append(case)
+        _say(case, screen)
+        _remark(study, case, screen)
+    for line in refused:
+        screen.say(line)
+    _left_out(found, how.series, screen)
+    return added
+
+
+def _remark(study: Study, case: Case, screen: Screen) -> None:
+    """What was mended on reading, and where tag and grey values disagree on the modality."""
+    reference = reference_of(study, case.id)
+    for note in reference.notes if reference else ():
+        screen.say(f"{case.id}: {note}")
+    tag = reference.modality if reference else ""
+    if tag in MODALITIES and tag != case.modality and not case.modality_overridden:
+        screen.say(
+            f"{case.id}: the DICOM files say {tag}, but the grey values look like "
+            f"{case.modality}; it was taken for {case.modality} (change it: semiseg study "
+            f"modality {shell_path(study.folder)} {case.id} {tag})"
+        )
+
+
+def _left_out(found: Scan, series: str, screen: Screen) -> None:
+    if series:
+        return
+    for volume in found.volumes:
+        if volume.problem:
+            screen.say(f"left out: series {named(volume)} {volume.problem}")
+
+
+def _chosen(found: Scan, series: str) -> list[Volume]:
+    by_number = {volume.number: volume for volume in found.volumes}
+    if series and series != "all":
+        wanted = parse_indices(series)
+        unknown = [number for number in wanted if number not in by_number]
+        if unknown:
+            raise ImageError(
+                f"{found.root} has no volume {unknown[0]}; it has {len(by_number)}: "
+                "semiseg dicom scan lists them"
+            )
+        return [by_number[number] for number in wanted]
+    ready = [volume for volume in found.volumes if volume.ready]
+    if not ready:
+        raise ImageError(_nothing(found))
+    several = [volume for volume in ready if volume.siblings > 1]
+    if several and not series:
+        listed = "; ".join(f"{v.number}: {named(v)}" for v in several[:8])
+        raise ImageError(
+            f"a series in {found.root.name} holds {several[0].siblings} volumes of one region; "
+            f"say which to add with --series (or all): {listed}"
+        )
+    return ready
+
+
+def _nothing(found: Scan) -> str:
+    """Why no volume of a scan can be used, the most frequent reason first."""
+    reasons = [f"series {named(v)} {v.problem}" for v in found.volumes]
+    reasons += [f"{count} files: {reason}" for reason, count in found.reasons.items()]
+    listed = "; ".join(reasons[:4]) or "it is empty"
+    return f"there is no CT or MR volume in {found.root}: {listed}"

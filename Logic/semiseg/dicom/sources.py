@@ -1,0 +1,195 @@
+"""Where DICOM files come from: a folder or a ZIP file, which is read in place, never unpacked."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import BinaryIO, Literal, Protocol, Self
+
+from semiseg.errors import ImageError
+
+SourceKind = Literal["folder", "zip"]
+LARGEST_FILE = 4 * 2**30
+_MOST_MEMBERS = 1_000_000
+_MOST_SWELLING = 1100  # deflate cannot do more; a claim beyond is a forgery
+_LARGEST_SWOLLEN = 64 * 2**30
+_HEAD_BYTES = 4 * 2**20
+_DAMAGED_ZIP = (
+    OSError,
+    zipfile.BadZipFile,
+    RuntimeError,
+    NotImplementedError,
+    ValueError,
+    EOFError,
+    zlib.error,
+)
+
+
+class Source(Protocol):
+    """A set of files by name (with forward slashes)."""
+
+    kind: SourceKind
+    root: Path
+
+    def names(self) -> Iterator[str]: ...
+    def head(self, name: str) -> BinaryIO: ...
+    def read(self, name: str) -> bytes: ...
+    def close(self) -> None: ...
+
+
+class _Closing:
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class FolderSource(_Closing):
+    """All ordinary files below a folder; links to folders are not followed."""
+
+    kind: SourceKind = "folder"
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def names(self) -> Iterator[str]:
+        """Names in a fixed order."""
+        for folder, below, files in os.walk(self.root):
+            below.sort()
+            here = Path(folder)
+            for name in sorted(files):
+                yield (here / name).relative_to(self.root).as_posix()
+
+    def head(self, name: str) -> BinaryIO:
+        """The file, opened; ImageError when it is not an ordinary one."""
+        return self._open(name)
+
+    def read(self, name: str) -> bytes:
+        """All bytes of the file."""
+        with self._open(name) as file:
+            return file.read()
+
+    def path(self, name: str) -> Path:
+        """Where the file lies; ImageError when the name leads out of the folder."""
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise ImageError(f"{name!r} leads out of the folder {self.root}")
+        return self.root / name
+
+    def _open(self, name: str) -> BinaryIO:
+        path = self.path(name)
+        try:
+            found = path.stat()
+            if not stat.S_ISREG(found.st_mode):
+                raise ImageError(f"{name} is not an ordinary file")
+            if found.st_size > LARGEST_FILE:
+                raise ImageError(f"{name} is larger than {LARGEST_FILE // 2**30} GiB")
+            return path.open("rb")
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ImageError(f"{name} cannot be read: {reason}") from error
+
+
+class ZipSource(_Closing):
+    """The members of a ZIP file; ImageError when one leads out of it, is a link or swells."""
+
+    kind: SourceKind = "zip"
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        try:
+            self._zip = zipfile.ZipFile(root)
+        except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+            raise ImageError(f"{root.name} is not a readable ZIP file; copy it anew") from error
+        try:
+            self._members = {m.filename: m for m in self._checked()}
+        except BaseException:
+            self._zip.close()
+            raise
+
+    def names(self) -> Iterator[str]:
+        """Names in a fixed order."""
+        yield from sorted(self._members)
+
+    def head(self, name: str) -> BinaryIO:
+        """The first 4 MiB, which hold all of a usual header."""
+        return io.BytesIO(self._read(name, _HEAD_BYTES))
+
+    def read(self, name: str) -> bytes:
+        """All bytes of the member."""
+        return self._read(name, None)
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        self._zip.close()
+
+    def _read(self, name: str, limit: int | None) -> bytes:
+        if name not in self._members:
+            raise ImageError(f"{self.root.name} has no file {name!r}")
+        try:
+            with self._zip.open(self._members[name]) as file:
+                return file.read() if limit is None else file.read(limit)
+        except _DAMAGED_ZIP as bad:
+            raise ImageError(f"{name} in {self.root.name} is damaged: {bad}") from bad
+
+    def _checked(self) -> list[zipfile.ZipInfo]:
+        members = [m for m in self._zip.infolist() if not m.is_dir()]
+        for member in members:
+            reason = _refusal(member)
+            if reason:
+                raise ImageError(
+                    f"{self.root.name} is refused: {member.filename[:80]!r} {reason}; "
+                    "unpack it yourself, look at what is in it, and give the folder"
+                )
+        packed = sum(m.compress_size for m in members)
+        swollen = sum(m.file_size for m in members)
+        if len(members) > _MOST_MEMBERS or swollen > max(_LARGEST_SWOLLEN, 20 * packed):
+            raise ImageError(
+                f"{self.root.name} is refused: it would unpack to {len(members)} files of "
+                f"{swollen / 2**30:.0f} GiB; give the folder with the series instead"
+            )
+        return members
+
+
+def open_source(path: Path) -> FolderSource | ZipSource:
+    """The folder or ZIP file at `path`; ImageError when it is neither."""
+    path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links
+    if path.is_dir():
+        return FolderSource(path)
+    if not path.exists():
+        raise ImageError(f"{path} is not there; check the path, or reconnect its drive")
+    if path.is_file() and zipfile.is_zipfile(path):
+        return ZipSource(path)
+    raise ImageError(
+        f"{path} is neither a folder nor a ZIP file; give the folder that holds the series"
+    )
+
+
+def _refusal(member: zipfile.ZipInfo) -> str:
+    """Why a member of a ZIP file makes it dangerous; empty when it does not."""
+    name = member.filename.replace("\\", "/")
+    if name.startswith("/") or ".." in name.split("/") or ":" in name.split("/")[0]:
+        return "leads out of the archive"
+    if stat.S_ISLNK(member.external_attr >> 16):
+        return "is a link"
+    if member.flag_bits & 1:
+        return "is encrypted"
+    if member.file_size > LARGEST_FILE:
+        return f"is larger than {LARGEST_FILE // 2**30} GiB"
+    if member.file_size > _MOST_SWELLING * max(member.compress_size, 1) + 2**20:
+        return "announces more than it can hold"
+    return ""
