@@ -29,6 +29,7 @@ class qSlicerApplication(QtWidgets.QApplication):  # noqa: N801
         self._logic.SetMRMLScene(scene)
         self._folder = tempfile.mkdtemp(prefix="slicer-")
         self._logic.SetTemporaryPath(self._folder)
+        _give_cache(scene, self._folder)
         self._layout_manager: Any = None
         self._io_manager: Any = None
         self._module_manager: Any = None
@@ -88,6 +89,15 @@ class qSlicerApplication(QtWidgets.QApplication):  # noqa: N801
 
     def resumeRender(self) -> None:  # noqa: N802
         """Pictures are drawn when they are asked for."""
+
+
+def _give_cache(scene: Any, folder: str) -> None:
+    """Where the scene unpacks bundles."""
+    cache, manager = slicer.vtkCacheManager(), slicer.vtkDataIOManager()
+    cache.SetRemoteCacheDirectory(folder)
+    manager.SetCacheManager(cache)
+    scene.SetCacheManager(cache)
+    scene.SetDataIOManager(manager)
 
 
 _LOGICS = {

@@ -28,7 +28,9 @@ class ctkCollapsibleButton(QtWidgets.QPushButton):  # noqa: N801
         self.checkable, self.checked = True, True
         self._hidden_by_us: list[QtWidgets.QWidget] = []
         self._title_height = _push_button_size(self).height()
-        self._fit_margins()
+        self.setContentsMargins(0, self._title_height, 0, 0)
+        policy = QtWidgets.QSizePolicy.Policy
+        self.setSizePolicy(policy.Preferred, policy.Minimum)
         self.toggled.connect(self._on_toggled)
 
     @property
@@ -39,33 +41,41 @@ class ctkCollapsibleButton(QtWidgets.QPushButton):  # noqa: N801
     def collapsed(self, value: bool) -> None:
         self.checked = not value
 
-    def _fit_margins(self) -> None:
-        self.setContentsMargins(0, self._title_height, 0, 0)
-
     def _on_toggled(self, *_values: Any) -> None:
-        children = [c for c in self.children() if isinstance(c, QtWidgets.QWidget)]
-        if self.checked:
-            for child in self._hidden_by_us:
-                child.setVisible(True)
-            self._hidden_by_us = []
-        else:
-            self._hidden_by_us = [c for c in children if not c.isHidden()]
-            for child in self._hidden_by_us:
-                child.setVisible(False)
+        self._fold()
         self.updateGeometry()
+        self.update()
         self.contentsCollapsed.emit(self.collapsed)
 
+    def _fold(self) -> None:
+        """Hide what is inside while collapsed, also what was put in since; show it again after."""
+        if not self.collapsed:
+            hidden, self._hidden_by_us = self._hidden_by_us, []
+            for child in hidden:
+                child.setVisible(True)
+            return
+        children = [c for c in self.children() if isinstance(c, QtWidgets.QWidget)]
+        for child in [c for c in children if not c.isHidden()]:
+            self._hidden_by_us.append(child)
+            child.setVisible(False)
+
+    def event(self, event: QtCore.QEvent) -> bool:
+        kinds = QtCore.QEvent.Type
+        if event.type() in (kinds.LayoutRequest, kinds.Polish, kinds.Show) and self.collapsed:
+            self._fold()
+        return QtWidgets.QPushButton.event(self, event)
+
     def sizeHint(self) -> QtCore.QSize:  # noqa: N802
-        own = _push_button_size(self)
+        own = QtCore.QSize(_push_button_size(self).width(), self._title_height)
         if self.collapsed or self.layout() is None:
-            return QtCore.QSize(own.width(), self._title_height)
-        inside = self.layout().sizeHint()
-        return QtCore.QSize(max(own.width(), inside.width()), inside.height())
+            return own
+        return self.layout().totalSizeHint().expandedTo(own)
 
     def minimumSizeHint(self) -> QtCore.QSize:  # noqa: N802
+        own = QtCore.QSize(0, self._title_height)
         if self.collapsed or self.layout() is None:
-            return QtCore.QSize(0, self._title_height)
-        return self.layout().minimumSize()
+            return own
+        return self.layout().totalMinimumSize().expandedTo(own)
 
     def hitButton(self, position: QtCore.QPoint) -> bool:  # noqa: N802
         return position.y() < self._title_height
@@ -99,15 +109,11 @@ class ctkCollapsibleGroupBox(QtWidgets.QGroupBox):  # noqa: N801
     collapsed = ctkCollapsibleButton.collapsed
 
     def _on_toggled(self, *_values: Any) -> None:
-        if self.checked:
-            for child in self._hidden_by_us:
-                child.setVisible(True)
-            self._hidden_by_us = []
-            return
-        children = [c for c in self.children() if isinstance(c, QtWidgets.QWidget)]
-        self._hidden_by_us = [c for c in children if not c.isHidden()]
+        if self.collapsed:
+            children = [c for c in self.children() if isinstance(c, QtWidgets.QWidget)]
+            self._hidden_by_us = [c for c in children if not c.isHidden()]
         for child in self._hidden_by_us:
-            child.setVisible(False)
+            child.setVisible(not self.collapsed)
 
 
 class ctkPathLineEdit(QtWidgets.QWidget):  # noqa: N801
@@ -134,7 +140,6 @@ class ctkPathLineEdit(QtWidgets.QWidget):  # noqa: N801
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._combo, 1)
         layout.addWidget(self._button)
-
 
     @property
     def currentPath(self) -> str:  # noqa: N802
@@ -307,7 +312,6 @@ class ctkColorPickerButton(QtWidgets.QPushButton):  # noqa: N801
         QtWidgets.QPushButton.__init__(self)
         self._color = QtGui.QColor(next((a for a in arguments if not _is_widget(a)), "black"))
         self.clicked.connect(lambda *_: self.changeColor())
-
 
     def color(self) -> QtGui.QColor:
         return self._color

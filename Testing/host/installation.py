@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 
@@ -32,7 +32,7 @@ def install(scene: Any = None) -> Any:
     application = qSlicerApplication(slicer.mrmlScene)
     slicer.app = application
     slicer.modules = load_modules(slicer.mrmlScene, application.applicationLogic())
-    application._complete(SimpleNamespace(), SimpleNamespace(connect=lambda *_: True))
+    application._complete(slicer.qSlicerCoreIOManager(), slicer.qSlicerModuleManager())
     _add_python_modules(slicer)
     return application
 
@@ -49,9 +49,11 @@ def _add_python_modules(slicer: Any) -> None:
 
 
 def _add_widgets(slicer: Any) -> None:
-    from host import layout_manager, node_widgets, plots, segment_editor
+    from host import io_manager, layout_manager, module_manager, node_widgets, plots
+    from host import segment_editor, terminology_widgets
 
-    for module in (layout_manager, node_widgets, plots, segment_editor):
+    modules = (io_manager, layout_manager, module_manager, node_widgets, plots, segment_editor)
+    for module in (*modules, terminology_widgets):
         for name, value in vars(module).items():
             if name.startswith(("qMRML", "qSlicer")):
                 setattr(slicer, name, value)

@@ -9,7 +9,6 @@ import vtk
 from PySide6 import QtCore, QtWidgets
 
 
-
 class qMRMLWidget(QtWidgets.QWidget):  # noqa: N801
     """A widget that knows a scene."""
 

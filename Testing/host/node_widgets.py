@@ -9,7 +9,6 @@ import vtk
 from PySide6 import QtCore, QtWidgets
 
 
-
 class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
     """Lists the scene's nodes of some classes and keeps up with it."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import slicer
@@ -9,6 +10,7 @@ from PySide6 import QtCore, QtGui, QtWidgets
 
 from host.layout_manager import qMRMLWidget
 
+_LOG = logging.getLogger(__name__)
 _EFFECTS = ("Threshold", "Paint", "Draw", "Erase", "Level tracing", "Grow from seeds", "Scissors")
 
 
@@ -98,7 +100,8 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):  # noqa: N801
     def setSegmentationNode(self, node: Any) -> None:  # noqa: N802
         """Also chooses the first segment, as the application does."""
         if self._node is None:
-            raise RuntimeError("set the segment editor node before the segmentation")
+            _LOG.error("setSegmentationNode needs a segment editor node first")
+            return
         self._logic.SetSegmentationNode(node)
         self._select_first()
         self.updateWidgetFromMRML()
@@ -115,7 +118,8 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):  # noqa: N801
 
     def setSourceVolumeNode(self, node: Any) -> None:  # noqa: N802
         if self._node is None:
-            raise RuntimeError("set the segment editor node before the source volume")
+            _LOG.error("setSourceVolumeNode needs a segment editor node first")
+            return
         self._logic.SetSourceVolumeNode(node)
         self.updateWidgetFromMRML()
 
