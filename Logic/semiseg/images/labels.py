@@ -28,8 +28,10 @@ class LabelMap:
     segments: tuple[Segment, ...] = ()
 
 
-def read_label(path: Path) -> LabelMap:
+def read_label(path: Path, *, verified: bool = False) -> LabelMap:
     """The label map in `path`; names, colours and terminology from `.seg.nrrd`.
+
+    `verified` says that the file's bytes are known to be right, by a checksum.
 
     Layers of a Slicer segmentation are merged. Segments whose label value another one has too
     (usual with layers) get the next free id, so go by name. ImageError as `read_image`;
@@ -45,7 +47,7 @@ def read_label(path: Path) -> LabelMap:
             f"{path.name} has {header.components} values per voxel and names no segments; "
             "a label map with one whole number per voxel is expected"
         )
-    layers = _layers(path, header)
+    layers = _layers(path, header, verified=verified)
     if not found:
         return LabelMap(array=layers[0], grid=header.grid)
     return _merge(path, layers, found, header.grid)
@@ -118,8 +120,8 @@ def _overlap(
     return tuple(slice(a - s, b - s) for a, b, s in ends), tuple(slice(a, b) for a, b, _ in ends)
 
 
-def _layers(path: Path, header: Header) -> list[NDArray[np.uint16]]:
-    voxels = read_voxels(path, header)
+def _layers(path: Path, header: Header, *, verified: bool) -> list[NDArray[np.uint16]]:
+    voxels = read_voxels(path, header, verified=verified)
     stack = np.moveaxis(voxels, -1, 0) if voxels.ndim == 4 else voxels[None]
     return [_whole_numbers(path, layer) for layer in stack]
 
@@ -151,13 +153,16 @@ def _merge(
             )
     for index, layer in enumerate(layers):
         _require_named(path.name, layer, [s for s in found if s.layer == index])
+    segments = tuple(item.segment for item in found)
+    if len(layers) == 1 and all(item.value == item.segment.id for item in found):
+        return LabelMap(array=layers[0], grid=grid, segments=segments)
     merged = np.zeros(grid.shape_zyx, dtype=np.uint16)
     for item in found:
         drawn = layers[item.layer] == item.value
         if merged[drawn].any():
             _refuse_overlap(path, merged[drawn], item, found)
         merged[drawn] = item.segment.id
-    return LabelMap(array=merged, grid=grid, segments=tuple(s.segment for s in found))
+    return LabelMap(array=merged, grid=grid, segments=segments)
 
 
 def _refuse_overlap(
@@ -176,8 +181,10 @@ def _require_named(
     name: str, array: NDArray[np.integer], segments: tuple[Segment, ...] | list[FileSegment]
 ) -> None:
     known = [s.value if isinstance(s, FileSegment) else s.id for s in segments]
-    values = np.flatnonzero(np.bincount(array.ravel().astype(np.int64), minlength=1))
-    strange = [int(v) for v in values if v and v not in known]
+    seen = np.zeros(LARGEST_ID + 1, dtype=np.bool_)
+    for values in array:  # by slice, to spare memory
+        seen[values[values != 0]] = True
+    strange = [int(v) for v in np.flatnonzero(seen) if v not in known]
     if strange:
         listed = ", ".join(map(str, strange[:5]))
         raise LabelError(

@@ -74,14 +74,15 @@ def read_image(path: Path) -> Image:
     return Image(array=array, grid=header.grid, modality_tag=_modality(header), notes=notes)
 
 
-def read_map(path: Path) -> tuple[NDArray[np.generic], Grid]:
+def read_map(path: Path, *, verified: bool = False) -> tuple[NDArray[np.generic], Grid]:
     """The voxels of a scalar volume exactly as stored, in the file's own type, and its grid.
 
-    For confidence, origin and uncertainty maps, where a constant is a sound value.
+    For confidence, origin and uncertainty maps, where a constant is a sound value. `verified`
+    as in `read_voxels`.
     """
     header = read_header(path)
     _require_scalar(path, header)
-    return read_voxels(path, header), header.grid
+    return read_voxels(path, header, verified=verified), header.grid
 
 
 def read_grid(path: Path) -> Grid:
@@ -159,14 +160,18 @@ def read_header(path: Path) -> Header:
     return _header(path, reader)
 
 
-def read_voxels(path: Path, header: Header) -> NDArray[np.generic]:
-    """The array (z, y, x) or, with layers, (z, y, x, layer); checked against size and memory."""
+def read_voxels(path: Path, header: Header, *, verified: bool = False) -> NDArray[np.generic]:
+    """The array (z, y, x) or, with layers, (z, y, x, layer); checked against size and memory.
+
+    The data of a file whose bytes are known to be right (`verified`) is not unpacked twice.
+    """
     import SimpleITK as sitk  # noqa: PLC0415 - a tenth of a second, only where it is needed
 
     _require_memory(path, header)
     if suffix_of(path) in _NIFTI:
         return read_nifti_voxels(path, header.grid.shape_zyx)
-    check_payload(path, header.voxel_bytes)
+    if not verified:
+        check_payload(path, header.voxel_bytes)
     try:
         image = _reader(path, suffix_of(path)).Execute()
     except (RuntimeError, MemoryError) as error:
