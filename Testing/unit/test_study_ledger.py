@@ -71,7 +71,7 @@ def test_known_is_the_union_of_the_done_slices(
                 np.moveaxis(expected, plane_axis(_GRID, plane), 0)[index] = True
         assert np.array_equal(ledger.known_mask(_GRID, structure_id), expected)
         assert np.array_equal(
-            union_of_lines({a: m[row] for a, m in lines.items()}, _GRID), expected
+            union_of_lines({a: m[row] for a, m in lines.items()}, _GRID.shape_zyx), expected
         )
 
 

@@ -14,7 +14,6 @@ from semiseg.events import Json
 from semiseg.study.case import Case, Problem
 from semiseg.study.draft_files import DraftFiles, DraftHead, Layers, Zyx, drawn_ids
 from semiseg.study.labelling import Labelling
-from semiseg.study.labels import checked_map
 from semiseg.study.ledger import require_slices
 from semiseg.study.merge import Drawing, Mark
 from semiseg.study.owner import Owner
@@ -165,9 +164,13 @@ class Drafts(Labelling):
             return version
 
     def _merge_draft(self, case: Case, draft: Draft) -> int:
-        what = f"the draft of {case.id}"
-        drawn = checked_map(draft.full(), case.grid, self.protocol.ids, what)
-        known = set(self.protocol.ids)
+        drawn, known = draft.full(), set(self.protocol.ids)
+        strange = sorted(draft.ids() - known)
+        if strange:
+            raise LabelError(
+                f"the drawing in {case.id} has voxels of the structure {strange[0]}, which the "
+                "protocol does not have; add the structure, or erase them"
+            )
         marks = tuple(
             Mark(plane=m.plane, indices=m.indices, state=m.state, ids=ids)
             for m in draft.marks

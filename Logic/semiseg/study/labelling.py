@@ -28,7 +28,7 @@ from semiseg.study.merge import (
     Computed,
     Drawing,
     Mark,
-    merge_human,
+    merge_human_into,
     merge_program,
     seen_through,
 )
@@ -261,8 +261,8 @@ class Labelling(StudyCore):
 
     def _save_drawing(self, case: Case, drawing: Drawing, info: dict[str, Json]) -> int:
         before = self._newest(case) or empty_label(case.id, case.grid)
-        after = merge_human(before, drawing, case.grid, self.protocol.ids)
-        if before.version and _same(before, after):
+        after, changed = merge_human_into(before, drawing, case.grid, self.protocol.ids)
+        if before.version and not changed:
             return before.version
         info["marks"] = [
             {
@@ -304,12 +304,3 @@ def _emptied(before: CaseLabel, marks: tuple[Mark, ...], case: Case) -> NDArray[
         program = (origin == Origin.PROPAGATED) | (origin == Origin.PREDICTED)
         array[where] = np.where(np.isin(part, mark.ids) & program, 0, part)
     return array
-
-
-def _same(before: CaseLabel, after: CaseLabel) -> bool:
-    return (
-        before.ledger == after.ledger
-        and np.array_equal(before.array, after.array)
-        and np.array_equal(before.origin, after.origin)
-        and np.array_equal(before.confidence, after.confidence)
-    )

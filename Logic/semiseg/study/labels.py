@@ -168,7 +168,7 @@ class CaseFiles:
     def _ids(self, manifest: Manifest) -> tuple[NDArray[np.uint16], dict[str, Json]]:
         path = manifest.folder / _LABEL
         try:
-            label = read_label(path)
+            label = read_label(path, verified=True)
             label.grid.require_same(self._grid, str(path))
         except (ImageError, LabelError) as error:
             raise SchemaError(f"{path} is damaged: {error}") from error
@@ -188,7 +188,7 @@ class CaseFiles:
 
     def _map(self, path: Path) -> NDArray[np.generic]:
         try:
-            array, grid = read_map(path)
+            array, grid = read_map(path, verified=True)
             grid.require_same(self._grid, str(path))
         except ImageError as error:
             raise SchemaError(f"{path} is damaged: {error}") from error

@@ -107,7 +107,7 @@ class Ledger:
     def known_mask(self, grid: Grid, structure_id: int) -> NDArray[np.bool_]:
         """Per voxel (z, y, x), whether it is known if the structure is there."""
         lines = self.known_lines(grid, [structure_id])
-        return union_of_lines({axis: line[0] for axis, line in lines.items()}, grid)
+        return union_of_lines({axis: line[0] for axis, line in lines.items()}, grid.shape_zyx)
 
     def require_inside(self, grid: Grid) -> None:
         """LabelError when a slice is marked that `grid` does not have."""
@@ -146,9 +146,11 @@ def require_slices(grid: Grid, plane: Plane, indices: Iterable[int]) -> tuple[in
     return numbers
 
 
-def union_of_lines(lines: Mapping[int, NDArray[np.bool_]], grid: Grid) -> NDArray[np.bool_]:
+def union_of_lines(
+    lines: Mapping[int, NDArray[np.bool_]], shape_zyx: tuple[int, ...]
+) -> NDArray[np.bool_]:
     """Per voxel, whether its slice along any axis is set in that axis's line."""
-    mask = np.zeros(grid.shape_zyx, dtype=np.bool_)
+    mask = np.zeros(shape_zyx, dtype=np.bool_)
     for axis, line in lines.items():
         mask[(slice(None),) * axis + (line,)] = True
     return mask

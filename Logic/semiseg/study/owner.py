@@ -9,8 +9,9 @@ import secrets
 import socket
 from dataclasses import dataclass
 from functools import cache
+from types import ModuleType
 
-import psutil
+from semiseg.errors import JobError
 
 _SAME_START_S = 2.0
 _SAME_UPTIME_S = 0.02
@@ -77,6 +78,7 @@ def is_temporary(name: str) -> bool:
 
 def _running(pid: int) -> Owner | None:
     """The process `pid` of this computer; None when it ended, even if nobody reaped it yet."""
+    psutil = _psutil()
     try:
         if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
             return None
@@ -90,7 +92,20 @@ def _owner(pid: int) -> Owner:
     return _read_owner(pid)
 
 
+def _psutil() -> ModuleType:
+    """Loaded late: the panel must open in a Slicer that does not have the package yet."""
+    try:
+        import psutil  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise JobError(
+            "the package psutil is missing, without which a study cannot be kept safe from other "
+            "processes; install what SemiSeg needs first (in Slicer: section Engine)"
+        ) from error
+    return psutil
+
+
 def _read_owner(pid: int) -> Owner:
+    psutil = _psutil()
     # Both figures must rest on one reading of the boot time: psutil keeps the last one it made.
     boot = psutil.boot_time()
     started = psutil.Process(pid).create_time()
