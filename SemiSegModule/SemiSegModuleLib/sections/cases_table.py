@@ -21,6 +21,10 @@ from SemiSegModuleLib.sections.cases_cells import (
 )
 from SemiSegModuleLib.sections.cases_icons import icon, tint
 
+_TEXT, _ICON, _TIP = qt.Qt.DisplayRole, qt.Qt.DecorationRole, qt.Qt.ToolTipRole
+_FONT, _TINT, _ALIGNMENT = qt.Qt.FontRole, qt.Qt.BackgroundRole, qt.Qt.TextAlignmentRole
+_SPOKEN = qt.Qt.AccessibleTextRole
+# Two roles of our own: what a cell is sorted by, and whether its row passes the filter.
 _ORDER = 257
 _PASSES = 258
 _PADDING = 10
@@ -72,8 +76,8 @@ class CaseTable:
         names = headings()
         self._model.setColumnCount(len(names))
         for column, (name, meaning) in enumerate(names):
-            self._model.setHeaderData(column, qt.Qt.Horizontal, name, qt.Qt.DisplayRole)
-            self._model.setHeaderData(column, qt.Qt.Horizontal, meaning, qt.Qt.ToolTipRole)
+            self._model.setHeaderData(column, qt.Qt.Horizontal, name, _TEXT)
+            self._model.setHeaderData(column, qt.Qt.Horizontal, meaning, _TIP)
 
     def _style(self) -> None:
         view = self.view
@@ -189,26 +193,24 @@ class CaseTable:
         return 1
 
     def _write(self, number: int, column: int, cell: Cell, before: Cell | None) -> None:
-        index = self._model.index(number, column)
+        index, put = self._model.index(number, column), self._model.setData
         self._write_text(index, column, cell.text)
-        self._model.setData(index, cell.order, _ORDER)
-        self._model.setData(index, cell.tip, qt.Qt.ToolTipRole)
+        put(index, cell.order, _ORDER)
+        put(index, cell.tip, _TIP)
         if cell.tint or (before and before.tint):
-            self._model.setData(index, tint(cell.tint), qt.Qt.BackgroundRole)
-        if cell.icon:
-            self._model.setData(index, icon(cell.icon), qt.Qt.DecorationRole)
-        elif before and before.icon:
-            self._model.setData(index, None, qt.Qt.DecorationRole)
+            put(index, tint(cell.tint), _TINT)
+        if cell.icon or (before and before.icon):
+            put(index, icon(cell.icon) if cell.icon else None, _ICON)
         if cell.bold or (before and before.bold):
-            self._model.setData(index, _font(bold=cell.bold), qt.Qt.FontRole)
+            put(index, _font(bold=cell.bold), _FONT)
         if before is None and column in (MODALITY, UNCERTAINTY, SCORE):
-            self._model.setData(index, qt.Qt.AlignCenter, qt.Qt.TextAlignmentRole)
+            put(index, qt.Qt.AlignCenter, _ALIGNMENT)
 
     def _write_text(self, index, column: int, text: str) -> None:
         hidden = column == TRUST and self._narrow and text != NOTHING
-        self._model.setData(index, "" if hidden else text, qt.Qt.DisplayRole)
+        self._model.setData(index, "" if hidden else text, _TEXT)
         if column == TRUST:
-            self._model.setData(index, text, qt.Qt.AccessibleTextRole)
+            self._model.setData(index, text, _SPOKEN)
 
     def _pass(self, number: int, case_id: str) -> None:
         passes = "1" if matches(self._texts[case_id], self._filter) else "0"
