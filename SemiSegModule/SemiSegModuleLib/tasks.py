@@ -7,8 +7,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
+
+from slicer.i18n import tr as _
 
 from semiseg.errors import JobError, SemiSegError
 from semiseg.events import Event, Json
@@ -16,6 +19,7 @@ from semiseg.jobs import Job
 
 GRACE_S = 5.0
 _MOST_POINTS = 2000
+_NEEDED = ("psutil", "typer")
 _TAIL_CHARACTERS = 8000
 
 
@@ -181,6 +185,7 @@ class Tasks:
 
     def _launch(self, task: Task) -> None:
         try:
+            _require_engine()
             task.folder = self._new_folder(task.kind)
             extra = () if task.prepare is None else task.prepare(task.folder)
             task.job = self._job_class.start([*task.arguments, *extra], folder=task.folder)
@@ -226,6 +231,18 @@ def number(value: Json) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return float(value)
+
+
+def _require_engine() -> None:
+    """JobError while the packages are missing without which no child can say anything."""
+    missing = [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
+        raise JobError(
+            _(
+                "The engine is not complete: {names} is missing. Install it in the section Engine "
+                "at the end of this panel."
+            ).format(names=", ".join(missing))
+        )
 
 
 def _not_started(task: Task, error: Exception) -> Event:
