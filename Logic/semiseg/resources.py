@@ -7,8 +7,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 _CGROUP = Path("/sys/fs/cgroup")
 _UNLIMITED = 1 << 60
 
@@ -23,12 +21,16 @@ class Memory:
 
 def usable_threads(cgroup: Path = _CGROUP) -> int:
     """Cores this process may keep busy: physical cores, affinity and the container's quota."""
+    import psutil  # noqa: PLC0415  (the panel loads this module before psutil is installed)
+
     cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
     return max(1, min(cores, _affinity(), _quota(cgroup)))
 
 
 def usable_memory(cgroup: Path = _CGROUP) -> Memory:
     """Total and free main memory under the machine's and the container's limits."""
+    import psutil  # noqa: PLC0415  (as in `usable_threads`)
+
     machine = psutil.virtual_memory()
     total, free = int(machine.total), int(machine.available)
     limit, used = _memory_limit(cgroup)
@@ -38,6 +40,8 @@ def usable_memory(cgroup: Path = _CGROUP) -> Memory:
 
 
 def _affinity() -> int:
+    import psutil  # noqa: PLC0415  (as in `usable_threads`)
+
     try:
         return len(psutil.Process().cpu_affinity() or []) or (os.cpu_count() or 1)
     except AttributeError:  # macOS has no affinity

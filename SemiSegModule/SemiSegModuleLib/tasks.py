@@ -139,7 +139,8 @@ class Tasks:
     def start(self, task: Task) -> None:
         """Begin the long work; JobError when one runs already."""
         if self._work is not None:
-            raise JobError(f"{self._work.kind} is running; wait for its end or cancel it first")
+            text = _("Other work is running ({kind}); wait for its end, or cancel it first.")
+            raise JobError(text.format(kind=self._work.kind))
         self._work = task
         self._launch(task)
 

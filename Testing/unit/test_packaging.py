@@ -1,0 +1,459 @@
+"""What the extension's build installs, what the extensions index checks, and that it starts.
+
+A tree is built by CMake with small stand-ins for Slicer's macros, or with Slicer's own when
+SEMISEG_SLICER_CMAKE names a folder with a SlicerConfig.cmake; see Resources/Docs/packaging.md.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULE = ROOT / "SemiSegModule"
+SCRIPTED = Path("lib/Slicer-5.12/qt-scripted-modules")
+REPOSITORY_LIMIT = 100_000_000  # bytes, with .git, as the extensions index counts
+
+CONFIG = f"""
+set(Slicer_USE_FILE ${{CMAKE_CURRENT_LIST_DIR}}/UseSlicer.cmake)
+set(Slicer_EXTENSION_GENERATE_CONFIG ${{CMAKE_CURRENT_LIST_DIR}}/Nothing.cmake)
+set(Slicer_EXTENSION_CPACK ${{CMAKE_CURRENT_LIST_DIR}}/Pack.cmake)
+set(Slicer_QTSCRIPTEDMODULES_LIB_DIR {SCRIPTED.as_posix()})
+"""
+# Only what is listed is copied, and the folder that it is copied to is installed, as in Slicer.
+USE = """
+include(CTest)
+macro(slicerMacroBuildScriptedModule)
+  cmake_parse_arguments(MY "" "NAME" "SCRIPTS;RESOURCES" ${ARGN})
+  if(MY_UNPARSED_ARGUMENTS OR NOT MY_NAME)
+    message(FATAL_ERROR "wrong arguments: ${MY_UNPARSED_ARGUMENTS}")
+  endif()
+  set(target ${CMAKE_BINARY_DIR}/${Slicer_QTSCRIPTEDMODULES_LIB_DIR})
+  foreach(file ${MY_SCRIPTS} ${MY_RESOURCES})
+    configure_file(${file} ${target}/${file} COPYONLY)
+  endforeach()
+  install(DIRECTORY ${target}/ DESTINATION ${Slicer_QTSCRIPTEDMODULES_LIB_DIR})
+endmacro()
+macro(slicer_add_python_unittest)
+  cmake_parse_arguments(MY "" "TESTNAME_PREFIX;SCRIPT" "SLICER_ARGS" ${ARGN})
+  if(MY_UNPARSED_ARGUMENTS OR NOT EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${MY_SCRIPT})
+    message(FATAL_ERROR "wrong arguments: ${MY_UNPARSED_ARGUMENTS}")
+  endif()
+  add_test(NAME py_${MY_SCRIPT} COMMAND Slicer ${MY_SLICER_ARGS})
+endmacro()
+"""
+PACK = """
+foreach(file ${EXTENSION_README_FILE} ${EXTENSION_LICENSE_FILE})
+  if(NOT EXISTS ${file})
+    message(FATAL_ERROR "no such file: ${file}")
+  endif()
+endforeach()
+"""
+
+
+def run(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "CMake Warning" not in done.stderr, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of scripted modules in an install tree made by CMake."""
+    if shutil.which("cmake") is None:
+        pytest.skip("cmake is not installed")
+    place = tmp_path_factory.mktemp("packaging")
+    slicer = os.environ.get("SEMISEG_SLICER_CMAKE", "")
+    if not slicer:
+        slicer = str(place / "slicer")
+        _write_stand_ins(place / "slicer")
+    build, tree = str(place / "build"), place / "tree with ä space"
+    run("cmake", "-S", str(ROOT), "-B", build, f"-DSlicer_DIR={slicer}", "-DBUILD_TESTING=ON")
+    run("cmake", "--build", build)
+    run("cmake", "--install", build, "--prefix", str(tree))
+    return tree / SCRIPTED
+
+
+def _write_stand_ins(folder: Path) -> None:
+    folder.mkdir()
+    files = {"SlicerConfig": CONFIG, "UseSlicer": USE, "Pack": PACK, "Nothing": ""}
+    for name, text in files.items():
+        (folder / f"{name}.cmake").write_text(text, encoding="utf-8")
+
+
+def needed() -> Iterator[tuple[Path, Path]]:
+    """Each file that must be installed: in the source tree, and below the scripted modules."""
+    yield MODULE / "SemiSegModule.py", Path("SemiSegModule.py")
+    library = MODULE / "SemiSegModuleLib"
+    for path in library.rglob("*"):
+        yield path, path.relative_to(MODULE)
+    engine = ROOT / "Logic" / "semiseg"
+    for path in engine.rglob("*"):
+        yield path, path.relative_to(ROOT / "Logic")
+    for pattern in ("UI/*.ui", "Icons/*.png", "SampleData/*", "requirements.txt"):
+        for path in (ROOT / "Resources").glob(pattern):
+            yield path, path.relative_to(ROOT)
+
+
+def test_every_needed_file_is_installed_as_it_is(installed: Path) -> None:
+    files = [
+        (source, target)
+        for source, target in needed()
+        if source.is_file() and "__pycache__" not in source.parts and source.suffix != ".pyc"
+    ]
+    assert len(files) > 150
+    absent = [str(target) for _, target in files if not (installed / target).is_file()]
+    assert absent == []
+    # Files under work may differ; CMake copied them a moment ago.
+    for name in ("SemiSegModule.py", "Resources/requirements.txt"):
+        source = next(source for source, target in files if target == Path(name))
+        assert (installed / name).read_bytes() == source.read_bytes()
+
+
+def test_nothing_else_is_installed(installed: Path) -> None:
+    wanted = {str(target) for _, target in needed()}
+    found = {
+        str(path.relative_to(installed))
+        for path in installed.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert found - wanted == set()
+
+
+def test_each_folder_that_slicer_scans_has_one_module_at_most(installed: Path) -> None:
+    for folder in (MODULE, installed):
+        assert [path.name for path in folder.glob("*.py")] == ["SemiSegModule.py"]
+    assert list((ROOT / "Logic").glob("*.py")) == []
+    assert not (MODULE / "__init__.py").exists()
+    assert "(ScriptedLoadableModule)" in (MODULE / "SemiSegModule.py").read_text("utf-8")
+
+
+def test_resources_that_the_code_names_are_there() -> None:
+    pattern = re.compile(r'(?:resourcePath|resource_path)\(\s*f?"([^"{}]+)"')
+    named = {
+        name
+        for path in MODULE.rglob("*.py")
+        for name in pattern.findall(path.read_text(encoding="utf-8"))
+    }
+    assert {"requirements.txt", "Icons/SemiSegModule.png"} <= named
+    assert [name for name in sorted(named) if not (ROOT / "Resources" / name).is_file()] == []
+
+
+# --- what the extensions index reads ---------------------------------------------------------
+
+
+def metadata() -> dict[str, str]:
+    """The EXTENSION_ variables of the top CMakeLists.txt; each must fit on its line."""
+    text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+    return dict(re.findall(r'^set\(EXTENSION_(\w+) "([^"\n]*)"\)$', text, re.MULTILINE))
+
+
+def entry() -> dict[str, object]:
+    read: dict[str, object] = json.loads((ROOT / "SemiSeg.json").read_text(encoding="utf-8"))
+    return read
+
+
+def test_the_entry_has_the_fields_of_its_schema_and_no_others() -> None:
+    fields = entry()
+    required = {"$schema", "category", "scm_url"}
+    optional = {
+        "scm_revision",
+        "build_dependencies",
+        "build_subdirectory",
+        "dicom_support_rule",
+        "enabled",
+        "tier",
+    }
+    assert required <= set(fields) <= required | optional
+    assert str(fields["$schema"]).endswith("extension-catalog-entry-schema-v1.0.2.json#")
+    assert fields["category"] == "Segmentation"
+    assert str(fields["scm_url"]).startswith("https://")
+    assert fields["tier"] == 3
+    assert b"\r" not in (ROOT / "SemiSeg.json").read_bytes()
+
+
+def test_names_agree_with_each_other_and_with_the_indexs_rules() -> None:
+    text = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+    project = re.search(r"^project\((\w+)", text, re.MULTILINE)
+    assert project is not None
+    assert [path.stem for path in ROOT.glob("*.json")] == [project.group(1)]
+    assert not project.group(1).startswith("Slicer")
+    repository = str(entry()["scm_url"]).rsplit("/", 1)[1].removesuffix(".git")
+    assert repository.startswith("Slicer")
+    assert metadata()["HOMEPAGE"] == str(entry()["scm_url"]).removesuffix(".git")
+
+
+def test_both_places_name_the_same_extensions_that_this_one_needs() -> None:
+    depends = metadata()["DEPENDS"].split()
+    assert depends == entry()["build_dependencies"] == ["PyTorch"]
+
+
+def test_what_the_index_shows_is_said_in_one_line_each() -> None:
+    found = metadata()
+    for name in ("HOMEPAGE", "CONTRIBUTORS", "DESCRIPTION", "ICONURL", "SCREENSHOTURLS"):
+        assert found[name], name
+    for address in (found["ICONURL"], *found["SCREENSHOTURLS"].split()):
+        assert address.startswith("https://")
+        assert address.endswith(".png")
+        path = ROOT / address.split("/main/", 1)[1]
+        assert path.is_file(), address
+    assert (ROOT / "LICENSE").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("SemiSegModule.png", (128, 128)),
+        ("SemiSegSampleCT.png", (192, 128)),
+        ("SemiSegSampleMR.png", (192, 128)),
+    ],
+)
+def test_icons_are_small_pngs_of_the_right_size(name: str, size: tuple[int, int]) -> None:
+    content = (ROOT / "Resources" / "Icons" / name).read_bytes()
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    assert struct.unpack(">II", content[16:24]) == size
+    assert len(content) < 30_000
+
+
+def test_the_repository_is_small_enough_for_the_index() -> None:
+    listed = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    paths = [ROOT / name for name in os.fsdecode(listed.stdout).split("\0") if name]
+    size = sum(path.stat().st_size for path in paths if path.is_file())
+    size += sum(path.stat().st_size for path in (ROOT / ".git").rglob("*") if path.is_file())
+    assert size < REPOSITORY_LIMIT
+
+
+# --- strings -------------------------------------------------------------------------------------
+
+_SHOWN_PROPERTIES = {
+    "text",
+    "title",
+    "toolTip",
+    "windowTitle",
+    "placeholderText",
+    "suffix",
+    "prefix",
+    "statusTip",
+    "helpText",
+    "acknowledgementText",
+}
+_SHOWN_BY_CALL = {
+    "QLabel",
+    "QPushButton",
+    "QToolButton",
+    "QCheckBox",
+    "QRadioButton",
+    "QGroupBox",
+    "QAction",
+    "QTableWidgetItem",
+    "addRow",
+    "addItem",
+    "addItems",
+    "addAction",
+    "setHorizontalHeaderLabels",
+    "setToolTip",
+    "setText",
+    "button",
+    "label",
+    "say",
+    "errorDisplay",
+    "warningDisplay",
+    "infoDisplay",
+    "confirmOkCancelDisplay",
+    "confirmYesNoDisplay",
+    "showStatusMessage",
+}
+_WORD = re.compile(r"[A-Za-z]{2,}")
+_SENTENCE = re.compile(r"\s*[A-Z][a-z]* ([^ ]+ )+[^ ]+")
+_NOT_SHOWN = {
+    "_",
+    "translate",
+    "logging.info",
+    "logging.warning",
+    "logging.exception",
+    "re.compile",
+}
+
+
+def _name(function: ast.expr) -> str:
+    if isinstance(function, ast.Attribute):
+        return function.attr
+    return function.id if isinstance(function, ast.Name) else ""
+
+
+def _plain(node: ast.AST) -> Iterator[str]:
+    """Words in `node` that no translator sees; what only chooses between texts is skipped."""
+    if isinstance(node, ast.Constant):
+        if isinstance(node.value, str) and _WORD.search(node.value):
+            yield node.value
+        return
+    for child in _parts(node):
+        yield from _plain(child)
+
+
+def _parts(node: ast.AST) -> list[ast.AST]:
+    """The parts of `node` that become part of its text."""
+    if isinstance(node, ast.JoinedStr):
+        return [part for part in node.values if isinstance(part, ast.Constant)]
+    if isinstance(node, ast.IfExp):
+        return [node.body, node.orelse]
+    if isinstance(node, ast.BinOp | ast.BoolOp | ast.List | ast.Tuple | ast.Starred):
+        return list(ast.iter_child_nodes(node))
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        # _("... {name}").format(name=...): the frame is translated, the values are data.
+        return [node.func.value] if node.func.attr in ("format", "join") else []
+    return []
+
+
+def _shown(tree: ast.AST) -> Iterator[ast.expr]:
+    """Expressions that the user sees: texts of widgets, messages, and sentences of errors."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and any(
+            isinstance(t, ast.Attribute) and t.attr in _SHOWN_PROPERTIES for t in node.targets
+        ):
+            yield node.value
+        elif isinstance(node, ast.Call) and _name(node.func) in _SHOWN_BY_CALL:
+            yield from node.args
+            yield from (
+                keyword.value for keyword in node.keywords if keyword.arg in ("text", "windowTitle")
+            )
+        elif isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            yield from node.exc.args
+
+
+def _sentences(node: ast.AST) -> Iterator[ast.Constant]:
+    """Constants that read as sentences, but for docstrings, the log, and what is translated."""
+    if isinstance(node, ast.Call) and ast.unparse(node.func) in _NOT_SHOWN:
+        return
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Constant):
+            docstring = isinstance(node, ast.Expr)
+            if not docstring and isinstance(child.value, str) and _SENTENCE.match(child.value):
+                yield child
+        else:
+            yield from _sentences(child)
+
+
+def untranslated(source: str) -> list[tuple[int, str]]:
+    tree = ast.parse(source)
+    found = {(shown.lineno, words) for shown in _shown(tree) for words in _plain(shown)}
+    found |= {(constant.lineno, str(constant.value)) for constant in _sentences(tree)}
+    return sorted(found)
+
+
+def test_untranslated_strings_are_found() -> None:
+    assert untranslated('label.text = "Hello"') == [(1, "Hello")]
+    assert untranslated('QPushButton(f"{n} slices")') == [(1, " slices")]
+    assert untranslated('w.toolTip = _("A") if a else "Bc"') == [(1, "Bc")]
+    assert untranslated('raise SceneError("no " + x)') == [(1, "no ")]
+    assert untranslated('"""A b c."""\nx = "Say this now"') == [(2, "Say this now")]
+    assert untranslated('say(_("{n} slices").format(n="ab"), error=True)') == []
+    assert untranslated("label.text = f\"{_('Name')}: {name} %\"") == []
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(p, id=str(p.relative_to(MODULE))) for p in sorted(MODULE.rglob("*.py"))]
+)
+def test_every_string_that_the_user_sees_can_be_translated(path: Path) -> None:
+    assert untranslated(path.read_text(encoding="utf-8")) == []
+
+
+# --- starting ------------------------------------------------------------------------------------
+
+LATER = ("torch", "monai", "safetensors", "psutil", "typer", "rich", "jinja2", "contourpy", "PIL")
+START = """
+import sys, time
+sys.path[:0] = [{testing!r}]
+
+class NotYet:
+    # What the Install button brings later is not there yet, as in a fresh Slicer.
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {later!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+from host import install
+install()
+sys.meta_path.insert(0, NotYet())
+sys.path[:] = [p for p in sys.path if not p.startswith({root!r}) or p == {testing!r}]
+sys.path.insert(0, {folder!r})
+import importlib, os
+module = importlib.import_module("SemiSegModule")
+assert "semiseg" not in sys.modules and "SemiSegModuleLib" not in sys.modules, "work at import"
+import qt, slicer
+from types import SimpleNamespace
+parent = SimpleNamespace(path=module.__file__)
+entry = module.SemiSegModule(parent)
+assert not parent.icon.isNull(), "no icon"
+assert os.path.isfile(entry.resourcePath("requirements.txt"))
+begin = time.perf_counter()
+widget = module.SemiSegModuleWidget()
+seconds = time.perf_counter() - begin
+import semiseg, SemiSegModuleLib
+for package in (semiseg, SemiSegModuleLib):
+    assert package.__file__.startswith({root!r} if {source!r} else {folder!r}), package.__file__
+assert widget.panel.sections["engine"].installButton.enabled is not None
+from semiseg.sample import sample_cases
+assert len(sample_cases()) == 2
+widget.cleanup()
+print("OPENED", len(widget.panel.sections) if widget.panel else "closed", round(seconds, 3))
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+@pytest.fixture
+def host() -> None:
+    for name in ("slicer", "PySide6"):
+        if find_spec(name) is None:
+            pytest.skip(f"{name} is not installed")
+    if not (ROOT / "Testing" / "host" / "installation.py").is_file():
+        pytest.skip("the stand-in of the application is not there")
+
+
+def start(folder: Path, *, source: bool) -> str:
+    """Open the panel of `folder` in a process without the packages that are installed later."""
+    script = START.format(
+        testing=str(ROOT / "Testing"),
+        later=LATER,
+        root=str(ROOT),
+        folder=str(folder),
+        source=source,
+    )
+    environment = {**os.environ, "QT_QPA_PLATFORM": "offscreen"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        env=environment,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_panel_opens_from_an_install_tree_before_anything_is_installed(
+    host: None, installed: Path
+) -> None:
+    assert "OPENED" in start(installed, source=False)
+
+
+def test_the_panel_opens_from_the_source_tree_before_anything_is_installed(host: None) -> None:
+    assert "OPENED" in start(MODULE, source=True)
