@@ -66,7 +66,7 @@ class ProtocolPart(DrawingPart):
         tagged = {info.structure_id for info in segments.structures_in(node)}
         gone = [s for s in before.structures if s.id not in tagged]
         with self.writing_nodes():
-            found = segments.protocol_from(node, before)
+            found = segments.protocol_from(node, before, self.study.retired)
         if gone or found != before:
             self._edited(case_id, found, gone)
 
@@ -138,7 +138,9 @@ class ProtocolPart(DrawingPart):
             draft = self.require_study().draft(case_id)
             return set() if draft is None else draft.ids()
         found = segments.read_layers(node, opened.grid, self.protocol())
-        return {number for array in found.arrays for number in present_ids(array)}
+        # A segment that was just removed is in no node any more, only in what was saved before.
+        saved = [array for array in opened.sent.values() if array is not None]
+        return {number for array in (*found.arrays, *saved) for number in present_ids(array)}
 
 
 def _written(folder: Path, protocol: Protocol, *, force: bool) -> Sequence[str]:

@@ -122,6 +122,11 @@ class StudyCore:
         return self._record.protocol
 
     @property
+    def retired(self) -> Mapping[int, str]:
+        """Ids of removed structures whose voxels are still in label files, with their names."""
+        return MappingProxyType(dict(self._record.retired))
+
+    @property
     def cases(self) -> Mapping[str, Case]:
         """The cases that could be read, by id, in the order in which they were added."""
         return MappingProxyType(self._cases)

@@ -7,6 +7,7 @@ in the Segmentations module copies tags) the first belongs to it.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import vtk
@@ -95,15 +96,16 @@ def sync_segments(node, protocol: Protocol) -> bool:
     return _order(node, protocol) or changed
 
 
-def protocol_from(node, protocol: Protocol) -> Protocol:
+def protocol_from(node, protocol: Protocol, retired: Collection[int] = ()) -> Protocol:
     """`protocol` with what the user changed in `node`: new segments, names, colours, codes.
 
-    A new segment gets the next free id as its tag. Structures without a segment stay: whether
-    they may go is the user's to say. A name that is taken gets a number, in the node too.
+    A new segment gets the next id as its tag, also after those that are `retired`: their voxels
+    are still in label files. Structures without a segment stay: whether they may go is the user's
+    to say. A name that is taken gets a number, in the node too.
     """
     for info in structures_in(node):
         known = info.structure_id in protocol.ids
-        structure_id = info.structure_id if known else _next_id(node, protocol)
+        structure_id = info.structure_id if known else _next_id(node, protocol, retired)
         if structure_id is None:
             continue
         segment = node.GetSegmentation().GetSegment(info.segment_id)
@@ -184,8 +186,8 @@ def _order(node, protocol: Protocol) -> bool:
     return True
 
 
-def _next_id(node, protocol: Protocol) -> int | None:
-    taken = {*protocol.ids, *(info.structure_id or 0 for info in structures_in(node))}
+def _next_id(node, protocol: Protocol, retired: Collection[int]) -> int | None:
+    taken = {*protocol.ids, *retired, *(info.structure_id or 0 for info in structures_in(node))}
     number = max(taken, default=0) + 1
     if number <= LARGEST_ID:
         return number
