@@ -51,6 +51,102 @@ class World:
         return node
 
 
+class Editor:
+    """Slicer's own segment editor logic on one node: what a user's brush does to the scene."""
+
+    def __init__(self, world: World, volume, segmentation) -> None:
+        self.node, self._volume = segmentation, volume
+        self.settings = world.scene.AddNewNodeByClass("vtkMRMLSegmentEditorNode")
+        self.logic = slicer.vtkSlicerSegmentEditorLogic()
+        self.logic.SetMRMLScene(world.scene)
+        self.logic.SetSegmentEditorNode(self.settings)
+        self.settings.SetAndObserveSegmentationNode(segmentation)
+        self.settings.SetAndObserveSourceVolumeNode(volume)
+        self._history = slicer.vtkSegmentationHistory()
+        self._history.SetSegmentation(segmentation.GetSegmentation())
+        self.logic.SetSegmentationHistory(self._history)
+
+    def paint(self, segment_id: str, extent: tuple[int, ...], *, erase: bool = False) -> None:
+        """One stroke: voxels (x0, x1, y0, y1, z0, z1) of the volume, after saving for undo."""
+        import vtk
+
+        self.settings.SetSelectedSegmentID(segment_id)
+        self.logic.SaveStateForUndo()
+        stroke = slicer.vtkOrientedImageData()
+        stroke.SetExtent(*extent)
+        stroke.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
+        stroke.GetPointData().GetScalars().Fill(1)
+        matrix = vtk.vtkMatrix4x4()
+        self._volume.GetIJKToRASMatrix(matrix)
+        stroke.SetImageToWorldMatrix(matrix)
+        mode = self.logic.ModificationModeRemove if erase else self.logic.ModificationModeAdd
+        self.logic.ModifySegmentByLabelmap(self.node, segment_id, stroke, mode, False, False)
+
+    def allow_overlap(self) -> None:
+        """The editor's setting "allow overlap" instead of "overwrite all"."""
+        self.settings.SetOverwriteMode(self.settings.OverwriteNone)
+
+    def save(self) -> None:
+        """A state that `undo` comes back to."""
+        self.logic.SaveStateForUndo()
+
+    def undo(self) -> None:
+        """The editor's undo button."""
+        self.logic.Undo()
+
+
+class SliceWidget:
+    """A slice view's part of qMRMLSliceWidget: its logic, with a slice node of the real scene."""
+
+    def __init__(self, scene, name: str, orientation: str) -> None:
+        self._logic = slicer.vtkMRMLSliceLogic()
+        self._logic.SetMRMLScene(scene)
+        node = self._logic.AddSliceNode(name)
+        node.SetDimensions(400, 300, 1)
+        node.SetDefaultOrientation(orientation)
+        node.SetOrientation(orientation)
+
+    def sliceLogic(self):  # noqa: N802
+        """As in Slicer."""
+        return self._logic
+
+    def mrmlSliceNode(self):  # noqa: N802
+        """As in Slicer."""
+        return self._logic.GetSliceNode()
+
+
+class LayoutManager:
+    """Slicer's three slice views, without widgets."""
+
+    def __init__(self, scene) -> None:
+        slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene)
+        orientations = {"Red": "Axial", "Green": "Coronal", "Yellow": "Sagittal"}
+        self._widgets = {
+            name: SliceWidget(scene, name, orientation)
+            for name, orientation in orientations.items()
+        }
+
+    def sliceViewNames(self):  # noqa: N802
+        """As in Slicer."""
+        return tuple(self._widgets)
+
+    def sliceWidget(self, name):  # noqa: N802
+        """As in Slicer."""
+        return self._widgets.get(name)
+
+
+@pytest.fixture
+def layout_manager(world):
+    """The slice views of the world's scene."""
+    return LayoutManager(world.scene)
+
+
+@pytest.fixture
+def editor_of(world):
+    """Makes the editor of a volume and a segmentation node."""
+    return lambda volume, segmentation: Editor(world, volume, segmentation)
+
+
 @pytest.fixture
 def world() -> Iterator[World]:
     """A fresh scene; emptied afterwards."""
