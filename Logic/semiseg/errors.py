@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
 
 
@@ -98,3 +99,12 @@ class CancelledError(SemiSegError):
     """The user stopped the work; everything confirmed so far is kept."""
 
     exit_code = ExitCode.CANCELLED
+
+
+def require_all(n_cases: int, failed: Mapping[str, str], done: str) -> None:
+    """CasesFailedError with the sentences of the `failed` cases, if any; the others are `done`."""
+    if failed:
+        raise CasesFailedError(
+            f"{n_cases - len(failed)} of {n_cases} cases were {done} and saved; not "
+            + "; not ".join(f"{case_id}: {sentence}" for case_id, sentence in failed.items())
+        )

@@ -1,4 +1,23 @@
-"""Events that long work reports: one JSON object per line (`design: jobs`)."""
+"""Events that long work reports: one JSON object per line.
+
+What `data` of the events holds, by phase; every one of long work may hold `seconds_left` (null
+while unknown), and `error` with a sentence where a case or file failed and the others go on:
+
+propagate  {"case", "saved", "version", "verdict", "score", "reasons", "atlases", "unchanged",
+           "self_check"} when a case is ready; "saved" is false and "version" null where the
+           trust gate rejected it. {"case", "why"} for a case that nothing could be carried to.
+predict    {"case", "saved": true, "version", "model", "uncertainty"} when a case is saved.
+prepare    {"plan"} once it is decided how to learn.
+train      {"loss", "progress", "steps_per_s"} about twice a second; {"dice", "validation_dice",
+           "structures", "cases"} when the validation was scored ("dice" the mean over structures,
+           null where there was nothing to compare). `step` and `total` are training steps.
+validate   as train, for the extra trainings of leave-one-out.
+export     {"case", "saved": true, "files"} when a case's files are written.
+report     no figures; steps are cases, and one for the page.
+add        {"image", "case"} per image added, {"image", "error"} per image refused.
+apply      {"case", "version"} per draft merged, {"case", "error"} per draft refused.
+end        the last event: kind "result" or "error", data as the command's help says.
+"""
 
 from __future__ import annotations
 

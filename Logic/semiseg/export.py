@@ -25,7 +25,7 @@ from semiseg.errors import (
     StorageError,
     StudyError,
 )
-from semiseg.events import Emit, Progress, ignore
+from semiseg.events import Emit, Json, Progress, ignore
 from semiseg.images.grid import Grid
 from semiseg.images.labels import Segment, read_label, write_label
 from semiseg.images.reading import Image
@@ -98,8 +98,9 @@ def export_study(
     paths = [*(path for part in files.values() for path in part), folder / MEASUREMENTS]
     _prepare(folder, paths, overwrite=overwrite)
     rows: list[dict[str, str]] = []
-    progress = Progress(emit, "export", len(cases))
+    progress = Progress(emit, "export", len(cases), interval_s=0.0)
     for number, case in enumerate(cases, 1):
+        progress.update(number - 1, f"exporting {case.id}")
         found = segmentation(study, case.id, what)
         if found is None:
             raise SchemaError(f"no {what} of {case.id} can be read; run: semiseg study check")
@@ -107,7 +108,8 @@ def export_study(
             _write(path, found, content)
         image, message = _image(study, case)
         rows += measurements(found, image, study.protocol)
-        progress.update(number, message or f"{case.id} exported")
+        said: dict[str, Json] = {"case": case.id, "files": [str(path) for path in files[case.id]]}
+        progress.update(number, message or f"{case.id} exported", {**said, "saved": True})
     write_measurements(folder / MEASUREMENTS, rows)
     return paths
 

@@ -20,12 +20,12 @@ from semiseg.data.training_grid import TrainingImage, to_training_grid
 from semiseg.devices import choose_device, is_out_of_memory, release_memory, set_threads
 from semiseg.errors import (
     CancelledError,
-    CasesFailedError,
     DeviceError,
     ImageError,
     SemiSegError,
     StorageError,
     StudyError,
+    require_all,
 )
 from semiseg.events import Emit, Event, Json, Progress, ignore
 from semiseg.images.grid import Grid, Orientation, canonical
@@ -304,7 +304,14 @@ def predict(
         said = _Relay(emit, progress, before, shares[number], f"segmenting {case.name}")
         try:
             versions[case.id] = _predict_case(study, model, record.id, case, config, said)
-            data: dict[str, Json] = {"case": case.id, "version": versions[case.id]}
+            kept = study.prediction_info(case.id, versions[case.id]).info
+            data: dict[str, Json] = {
+                "case": case.id,
+                "saved": True,
+                "version": versions[case.id],
+                "model": record.id,
+                "uncertainty": kept.get("uncertainty"),
+            }
             message = f"{case.name} is segmented"
         except SemiSegError as error:
             if isinstance(error, StorageError | CancelledError):
@@ -312,7 +319,7 @@ def predict(
             failed[case.id] = str(error)
             data, message = {"case": case.id, "error": str(error)}, f"{case.name}: {error}"
         progress.update(before + shares[number], message, data)
-    _require_all(len(cases), failed)
+    require_all(len(cases), failed, "segmented")
     return PredictSummary(model_id=record.id, versions=versions, seconds=time.monotonic() - start)
 
 
@@ -356,11 +363,3 @@ def _predict_case(
         "notes": list(found.notes),
     }
     return study.predicted(case.id, found.label, found.uncertainty, model_id=model_id, info=info)
-
-
-def _require_all(n_cases: int, failed: Mapping[str, str]) -> None:
-    if failed:
-        raise CasesFailedError(
-            f"{n_cases - len(failed)} of {n_cases} cases were segmented and saved; not "
-            + "; not ".join(f"{case_id}: {sentence}" for case_id, sentence in failed.items())
-        )

@@ -16,8 +16,15 @@ from semiseg.atlases.library import Library, body_girth_mm2
 from semiseg.atlases.records import CaseOutcome, Records, content_key
 from semiseg.atlases.transfer import Transfer, drawn_places, fusion_grid, transfer
 from semiseg.config import PropagationConfig, to_json
-from semiseg.errors import NotEnoughLabelsError, StudyError
-from semiseg.events import Emit, Event, Progress, ignore
+from semiseg.errors import (
+    ImageError,
+    NotEnoughLabelsError,
+    SemiSegError,
+    StudyError,
+    StudyLockedError,
+    require_all,
+)
+from semiseg.events import Emit, Json, Progress, ignore
 from semiseg.images.grid import canonical
 from semiseg.registration.cache import cached_register
 from semiseg.registration.register import RegistrationResult
@@ -64,7 +71,8 @@ def propagate(
     """Fills annotated cases between their slices and brings labels to the others.
 
     `case_ids` are the cases to do (all by default). A human's voxels never change; results that
-    the same input gave before are kept. NotEnoughLabelsError when no slice is done anywhere.
+    the same input gave before are kept. A case that fails is said in an event, the others go on,
+    and CasesFailedError ends the run. NotEnoughLabelsError when no slice is done anywhere.
     """
     return _Run(study, config, emit).over(case_ids)
 
@@ -102,11 +110,31 @@ class _Run:
         plans = [self._plan(self._study.case(case_id)) for case_id in wanted]
         ready = sorted((plan for plan in plans if plan.own or plan.asked), key=lambda p: not p.own)
         self._progress = Progress(self._emit, "propagate", sum(map(self._steps, ready)))
-        outcomes = [self._outcome(plan) for plan in ready]
+        outcomes, failed = self._outcomes(ready)
         skipped = {plan.case.id: _NO_ATLAS for plan in plans if not (plan.own or plan.asked)}
         for case_id, why in skipped.items():
-            self._emit(Event(kind="progress", phase="propagate", message=f"{case_id}: {why}"))
+            self._progress.update(self._step, f"{case_id}: {why}", {"case": case_id, "why": why})
+        require_all(len(ready), failed, "propagated")
         return PropagationSummary(cases=tuple(outcomes), skipped=skipped)
+
+    def _outcomes(self, plans: Sequence[_Plan]) -> tuple[list[CaseOutcome], dict[str, str]]:
+        """What became of each plan; and why some could not be carried out."""
+        outcomes: list[CaseOutcome] = []
+        failed: dict[str, str] = {}
+        step = 0
+        for plan in plans:
+            step += self._steps(plan)
+            try:
+                outcomes.append(self._outcome(plan))
+            except StudyLockedError:
+                raise
+            except (ImageError, StudyError) as error:
+                case_id, why = plan.case.id, str(error)
+                failed[case_id] = why
+                self._step = step
+                data: dict[str, Json] = {"case": case_id, "error": why}
+                self._progress.update(step, f"{case_id}: {why}", data)
+        return outcomes, failed
 
     def _plan(self, case: Case) -> _Plan:
         library, label = self._library, self._study.label(case.id)
@@ -142,9 +170,9 @@ class _Run:
             self._records.keep(outcome, plan.key)
         else:
             self._done(self._steps(plan), f"{plan.case.id}: unchanged")
-        text = f"{plan.case.id}: {'unchanged' if outcome.unchanged else outcome.verdict}"
-        data = outcome.to_json()
-        self._emit(Event(kind="result", phase="propagate", message=text, data=data))
+        word = "unchanged" if outcome.unchanged else outcome.verdict.replace("_", " ")
+        data = {**outcome.to_json(), "case": plan.case.id, "saved": outcome.version is not None}
+        self._progress.update(self._step, f"{plan.case.id}: {word}", data)
         return outcome
 
     def _kept(self, plan: _Plan, label: CaseLabel | None) -> CaseOutcome | None:
@@ -303,12 +331,12 @@ def _joined(fill: Proposal, lent: Proposal, human: NDArray[np.bool_]) -> Proposa
 
 
 def _require_human_untouched(before: CaseLabel, after: CaseLabel | None) -> None:
-    """StudyError if a program's label lost a human's voxel; the earlier version is kept anyway."""
+    """SemiSegError, a defect, if a program's label lost a human's voxel; the earlier one stays."""
     human = human_voxels(before)
     if after is None or after.version != before.version + 1:
         return  # a human was quicker; the study joined both under its lock
     if not np.array_equal(after.array[human], before.array[human]):
-        raise StudyError(
+        raise SemiSegError(
             f"{before.case_id}: propagation changed voxels that a human drew; label version "
             f"{before.version} still has them: please report this"
         )

@@ -11,7 +11,7 @@ import pytest
 
 from semiseg.atlases import library
 from semiseg.config import PropagationConfig, RegistrationConfig, SliceConfig
-from semiseg.errors import NotEnoughLabelsError, StudyError
+from semiseg.errors import CasesFailedError, NotEnoughLabelsError, SemiSegError
 from semiseg.events import Event
 from semiseg.images.grid import Grid, canonical
 from semiseg.images.reading import write_image
@@ -197,7 +197,7 @@ def test_a_lost_human_voxel_stops_the_work(
         return label
 
     monkeypatch.setattr(study, "label", forgetful)
-    with pytest.raises(StudyError, match="version 1 still has them"):
+    with pytest.raises(SemiSegError, match="version 1 still has them"):
         propagate(study, FAST)
 
 
@@ -252,13 +252,33 @@ def test_each_case_is_told_as_soon_as_it_is_ready(make: Callable[..., Study]) ->
     study = make(("a0", "CT", 0), ("u1", "CT", 1))
     events: list[Event] = []
     propagate(study, ACCEPTING, events.append)
-    results = [event for event in events if event.kind == "result"]
-    assert [event.data["case_id"] for event in results] == ["a0", "u1"]
+    results = [event for event in events if "verdict" in event.data]
+    assert [event.data["case"] for event in results] == ["a0", "u1"]
+    assert all(event.data["saved"] == (event.data["version"] is not None) for event in results)
     steps = [e for e in events if e.kind == "progress" and e.phase == "propagate"]
     assert steps[-1].step == steps[-1].total == 2
     assert events.index(results[0]) < len(events) - 1
     for event in events:
         json.loads(event.to_line())
+
+
+def test_a_case_that_is_removed_meanwhile_is_told_and_the_others_go_on(
+    make: Callable[..., Study],
+) -> None:
+    study = make(("a0", "CT", 0), ("a1", "CT", 1), ("a2", "CT", 1))
+    events: list[Event] = []
+
+    def emit(event: Event) -> None:
+        if not events:
+            Study.open(study.folder).remove_case("a1")
+        events.append(event)
+
+    with pytest.raises(CasesFailedError, match=r"2 of 3 cases .*a1 was removed from the study"):
+        propagate(study, FAST, emit)
+    saved = [event.data["case"] for event in events if event.data.get("saved")]
+    assert saved == ["a0", "a2"]
+    assert [event.data["case"] for event in events if "error" in event.data] == ["a1"]
+    assert not (study.folder / "cases" / "a1").exists()
 
 
 def test_turned_and_flipped_files_give_the_same_result(

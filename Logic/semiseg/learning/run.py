@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -238,14 +238,15 @@ class Run:
             "loss": round(loss, 5),
             "progress": round(self.progress, 4),
             "steps_per_s": self._pace.steps_per_s,
-            "seconds_left": self._seconds_left(),
+            "seconds_left": self.seconds_left(),
         }
         if final or self.progress - self._last_noted >= 1 / _HISTORY_POINTS:
             self._last_noted = self.progress
             self.note(loss=figures["loss"])
-        self._tell("", figures)
+        self.tell("", figures)
 
-    def _seconds_left(self) -> float | None:
+    def seconds_left(self) -> float | None:
+        """Until the budget is used up; None while the pace is not known."""
         budget, left = self.budget, []
         if budget.seconds:
             left.append(budget.seconds - self.elapsed_s)
@@ -254,9 +255,10 @@ class Run:
         return max(0.0, min(left)) if left else None
 
     def _say(self, message: str) -> None:
-        self._tell(message, {})
+        self.tell(message, {})
 
-    def _tell(self, message: str, data: dict[str, Json]) -> None:
+    def tell(self, message: str, data: Mapping[str, Json]) -> None:
+        """An event of this run, with its step and the steps that it will have."""
         steps = self.budget.steps
         total = steps or round(self.learner.step / max(self.progress, 1e-6))
         self._emit(

@@ -86,7 +86,10 @@ class Session:
             rows = {}
             for kept in self._record["folds"].values():
                 rows |= {case: {int(i): v for i, v in row.items()} for case, row in kept.items()}
-            self._keep_score(Score(dice=rows), "train", step=0)
+            found = Score(dice=rows)
+            self._keep_score(found, step=0)
+            message, figures = _score_event(found)
+            self._emit(Event(kind="progress", phase="train", message=message, data=figures))
 
     def final_run(self) -> Run:
         """Train the model that is kept."""
@@ -135,14 +138,13 @@ class Session:
             found = score(method, run.plan, cases, self.found.classes)
         self._record["score_s"] = time.monotonic() - start
         run.note(validation_dice=found.mean)
-        self._keep_score(found, "train", step=run.learner.step)
+        self._keep_score(found, step=run.learner.step)
+        message, figures = _score_event(found)
+        run.tell(message, {**figures, "seconds_left": run.seconds_left()})
 
-    def _keep_score(self, found: Score, phase: str, *, step: int) -> None:
+    def _keep_score(self, found: Score, *, step: int) -> None:
         self._record["score"] = {**found.to_json(), "step": step}
         self._save()
-        figures: dict[str, Json] = {"validation_dice": found.mean, **found.to_json()}
-        message = "" if found.mean is None else f"validation Dice {found.mean:.3f}"
-        self._emit(Event(kind="progress", phase=phase, step=step, message=message, data=figures))
 
     def _run(self, phase: str, name: str, seed: int, cases: Sequence[TrainingCase]) -> Run:
         settings = RunSettings(
@@ -236,6 +238,11 @@ class Session:
 
     def _say(self, message: str, data: dict[str, Json]) -> None:
         self._emit(Event(kind="progress", phase="prepare", message=message, data=data))
+
+
+def _score_event(found: Score) -> tuple[str, dict[str, Json]]:
+    message = "" if found.mean is None else f"validation Dice {found.mean:.3f}"
+    return message, {"validation_dice": found.mean, **found.to_json()}
 
 
 def _plan_words(plan: Plan, scheme: Scheme) -> str:
