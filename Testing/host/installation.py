@@ -38,8 +38,9 @@ def install(scene: Any = None) -> Any:
 
 
 def _add_python_modules(slicer: Any) -> None:
-    from host import scripted_module
     import slicer.util
+
+    from host import scripted_module
 
     for name, content in scripted_module.modules().items():
         module = ModuleType(f"slicer.{name}")
@@ -49,8 +50,15 @@ def _add_python_modules(slicer: Any) -> None:
 
 
 def _add_widgets(slicer: Any) -> None:
-    from host import io_manager, layout_manager, module_manager, node_widgets, plots
-    from host import segment_editor, terminology_widgets
+    from host import (
+        io_manager,
+        layout_manager,
+        module_manager,
+        node_widgets,
+        plots,
+        segment_editor,
+        terminology_widgets,
+    )
 
     modules = (io_manager, layout_manager, module_manager, node_widgets, plots, segment_editor)
     for module in (*modules, terminology_widgets):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import slicer
 from PySide6 import QtCore
+
+import slicer
 
 _SEGMENTATION_ENDINGS = (".seg.nrrd", ".seg.nii.gz", ".seg.vtm")
 _SCENE_ENDINGS = (".mrml", ".mrb")

@@ -7,22 +7,25 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import slicer
 from PySide6 import QtCore, QtGui, QtWidgets
 
-from host.layout_manager import qMRMLWidget
+import slicer
 
 
-class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):  # noqa: N801
+class qSlicerScriptedLoadableModuleWidget(QtWidgets.QWidget):  # noqa: N801
     """The application's side of a scripted module's panel."""
 
+    mrmlSceneChanged = QtCore.Signal(object)  # noqa: N815
+
     def __init__(self, module: qSlicerScriptedLoadableModule, python_class: type) -> None:
-        qMRMLWidget.__init__(self)
-        self.setMRMLScene(slicer.mrmlScene)
+        QtWidgets.QWidget.__init__(self)
         self._module, self._entered = module, False
         self.setLayout(QtWidgets.QVBoxLayout())
         self._python = python_class(self)
         self._python.setup()
+
+    def setMRMLScene(self, scene: Any) -> None:  # noqa: N802
+        self.mrmlSceneChanged.emit(scene)
 
     def self(self) -> Any:
         return self._python

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from PySide6 import QtCore, QtGui, QtWidgets
@@ -42,9 +43,6 @@ class qMRMLPlotView(QtWidgets.QWidget):  # noqa: N801
         self._view_node = node
         self._observe()
 
-    def mrmlPlotViewNode(self) -> Any:  # noqa: N802
-        return self._view_node
-
     def fitToContent(self) -> None:  # noqa: N802
         self.update()
 
@@ -80,7 +78,7 @@ class qMRMLPlotView(QtWidgets.QWidget):  # noqa: N801
         painter.setPen(self.palette().color(QtGui.QPalette.ColorRole.Mid))
         painter.drawRect(frame)
         series = self._series()
-        values = [p for s in series for p in points_of(s) if all(v == v for v in p)]
+        values = [p for s in series for p in points_of(s) if all(map(math.isfinite, p))]
         if values:
             box = _bounds(values)
             self._draw_axes(painter, frame, box)
@@ -131,7 +129,7 @@ class qMRMLPlotWidget(qMRMLWidget):  # noqa: N801
         return self._view
 
     def mrmlPlotViewNode(self) -> Any:  # noqa: N802
-        return self._view.mrmlPlotViewNode()
+        return self._view._view_node
 
     def setMRMLPlotViewNode(self, node: Any) -> None:  # noqa: N802
         self._view.setMRMLPlotViewNode(node)

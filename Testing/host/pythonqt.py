@@ -14,9 +14,9 @@ from collections.abc import Callable
 from typing import Any
 
 import shiboken6
+from __feature__ import true_property  # noqa: F401
 from PySide6 import QtCore
 
-from __feature__ import true_property  # noqa: F401
 from host import api, plain
 
 Slot = Callable[..., Any]
@@ -87,7 +87,7 @@ _EXTRA: dict[str, Slot] = {
 }
 
 
-# Modules whose use of a name that the real application lacks is an error, by the start of their name.
+# Modules that may use only what the real application has, by the start of their names.
 checked_modules: list[str] = []
 _decisions: dict[tuple[type, str], Slot | None] = {}
 _foreign_names: set[tuple[type, str]] = set()
@@ -149,9 +149,10 @@ def set_attribute(self: QtCore.QObject, name: str, value: Any) -> None:
     kind = type(self)
     if not name.startswith("_") and not _made_here(kind, name):
         # PySide6 itself sets a signal once, to remember it.
-        if not api.kinds(_described(kind), name) & {"property", "signal"}:
+        described = _described(kind)
+        if not api.kinds(described, name) & {"property", "signal"}:
             raise AttributeError(
-                f"Slicer's {_described(kind)} has no property {name}, and new attributes cannot be made"
+                f"Slicer's {described} has no property {name}, and new attributes cannot be made"
             )
         # Looking the name up makes PySide6 choose the variant of the class with properties.
         _ = getattr(kind, name, None)

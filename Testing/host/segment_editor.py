@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import slicer
 from PySide6 import QtCore, QtGui, QtWidgets
 
+import slicer
 from host.layout_manager import qMRMLWidget
 
 _LOG = logging.getLogger(__name__)
