@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -24,6 +25,7 @@ _IMAGE_CLASSES: Final = {
     "1.2.840.10008.5.1.4.1.1.4.1": "Enhanced MR Image",
     "1.2.840.10008.5.1.4.1.1.4.4": "Legacy Converted Enhanced MR Image",
 }
+UNIT_TOLERANCE = 2e-3
 _SECONDARY = "1.2.840.10008.5.1.4.1.1.7"
 _NO_VOLUME = ("LOCALIZER", "SCOUT", "TOPOGRAM", "SURVEY")
 _PROJECTIONS = ("MIP", "MAX_IP", "MIN_IP", "MINIP", "PROJECTION IMAGE", "VOLUME RENDERING")
@@ -229,6 +231,8 @@ def _frame(
         raise _UnfitError(
             "does not say where it lies in the patient (Image Position, Image Orientation)"
         )
+    if not _at_right_angles(orientation):
+        raise _UnfitError("has an Image Orientation that is no pair of directions at right angles")
     return Frame(
         name=name,
         number=number,
@@ -247,6 +251,13 @@ def _frame(
         position=(position[0], position[1], position[2]),
         order=_order(dataset, groups, number),
     )
+
+
+def _at_right_angles(orientation: tuple[float, ...]) -> bool:
+    row, column = orientation[:3], orientation[3:]
+    lengths = math.hypot(*row) - 1, math.hypot(*column) - 1
+    product = sum(a * b for a, b in zip(row, column, strict=True))
+    return max(abs(product), *map(abs, lengths)) <= UNIT_TOLERANCE
 
 
 def _key(dataset: Dataset, name: str, rows: int, columns: int) -> SeriesKey:

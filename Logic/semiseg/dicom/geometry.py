@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from semiseg.dicom.frames import Frame
+from semiseg.dicom.frames import UNIT_TOLERANCE, Frame
 from semiseg.errors import ImageError
 from semiseg.images.grid import Grid, Triple
 
@@ -17,7 +17,6 @@ SAME_PLACE_MM = 0.01
 _EXACT_MM = 0.01
 _SHARE_OF_STEP = 0.01
 _SHARE_OF_PIXEL = 0.1
-_UNIT = 2e-3
 _COMMON_STEP = 0.1
 _WIDEST_GAP = 3.0
 
@@ -50,8 +49,7 @@ class _Axes:
 def lay_out(frames: Sequence[Frame], *, bridge_gaps: bool = False) -> Layout:
     """The grid for `frames`, which all have one size and orientation and differ in place.
 
-    ImageError: a single slice, axes that are no directions, missing slices (unless
-    `bridge_gaps`), a gap too wide to fill.
+    ImageError: a single slice, missing slices (unless `bridge_gaps`), a gap too wide to fill.
     """
     if len(frames) < 2:
         raise ImageError("has a single slice; a volume needs at least two")
@@ -79,7 +77,7 @@ def lay_out(frames: Sequence[Frame], *, bridge_gaps: bool = False) -> Layout:
 
 def same_direction(one: Sequence[float], other: Sequence[float]) -> bool:
     """Whether two image orientations (6 cosines) are the same but for rounding."""
-    return bool(np.abs(np.subtract(one, other)).max() <= _UNIT)
+    return bool(np.abs(np.subtract(one, other)).max() <= UNIT_TOLERANCE)
 
 
 def normal_of(orientation: Sequence[float]) -> NDArray[np.float64]:
@@ -90,11 +88,6 @@ def normal_of(orientation: Sequence[float]) -> NDArray[np.float64]:
 def _axes(frame: Frame) -> _Axes:
     row, column = np.array(frame.orientation[:3]), np.array(frame.orientation[3:])
     lengths = np.array([np.linalg.norm(row), np.linalg.norm(column)])
-    if np.abs(lengths - 1).max() > _UNIT or abs(float(row @ column)) > _UNIT:
-        raise ImageError(
-            "has an Image Orientation that is no pair of directions at right angles; its header "
-            "is damaged: export the series anew"
-        )
     row, column = row / lengths[0], column / lengths[1]
     normal = np.cross(row, column)
     between_rows, between_columns = frame.spacing_mm
@@ -154,7 +147,7 @@ def _common_step(steps: NDArray[np.float64]) -> float:
     """The smallest distance that at least a tenth of the slices keep."""
     for step in np.sort(steps):
         near = steps[np.abs(steps - step) <= max(_EXACT_MM, _SHARE_OF_STEP * step)]
-        if len(near) >= max(1.0, _COMMON_STEP * len(steps)):
+        if len(near) >= max(2.0, _COMMON_STEP * len(steps)):
             return float(near.mean())
     return float(np.median(steps))
 

@@ -160,10 +160,11 @@ def _shifted(
     part = shift_px - whole
     column, row = int(whole[0]), int(whole[1])
     if np.abs(part).max() > 1e-6:
-        grown = np.pad(values, ((0, 1), (0, 1)), constant_values=outside)
-        values = ndimage.shift(
-            grown, (part[1], part[0]), order=1, mode="constant", cval=outside
-        ).astype(np.float32)
+        # Linear between pixels, nothing beyond the outermost: a mix with the fill would be a lie.
+        moved = ndimage.shift(
+            values, (part[1], part[0]), order=1, mode="constant", cval=outside, prefilter=False
+        )
+        values = moved.astype(np.float32)
     height = min(values.shape[0], shape[0] - row)
     width = min(values.shape[1], shape[1] - column)
     wide[row : row + height, column : column + width] = values[:height, :width]

@@ -166,7 +166,7 @@ def _by_place(frames: list[Frame], same: Same) -> list[Volume]:
         if len(groups) > 1 and all(_distinct(group) for _, group in groups):
             return [
                 Volume(frames=tuple(group), part=name.format(n=n, m=len(groups), value=value))
-                for n, (value, group) in enumerate(groups, 1)
+                for n, (value, group) in enumerate(_told_apart(groups), 1)
             ]
     return _by_turn(frames, same)
 
@@ -216,16 +216,35 @@ def _sortable(value: Hashable) -> tuple[float, str]:
     return float(number), str(value)
 
 
+def _told_apart(
+    groups: list[tuple[Hashable, list[Frame]]],
+) -> list[tuple[Hashable, list[Frame]]]:
+    """Groups whose keys are words: only the words that not all of them have."""
+    words = [set(key) for key, _ in groups if isinstance(key, tuple)]
+    if len(words) < len(groups):
+        return groups
+    common = set.intersection(*words)
+    return [
+        (", ".join(str(w) for w in key if w not in common) or "other", group)
+        for key, group in groups
+        if isinstance(key, tuple)
+    ]
+
+
 _KEYS: tuple[tuple[str, Callable[[Frame], Hashable]], ...] = (
-    ("{value}", lambda f: ", ".join(f.order.kind)),
+    ("{value}", lambda f: f.order.kind),
     ("time point {n} of {m}", lambda f: f.order.temporal),
     ("acquisition {value:g}", lambda f: f.order.acquisition),
     ("trigger time {value:g} ms", lambda f: f.order.trigger_ms),
     ("time point {n} of {m}", lambda f: f.order.acquired),
     ("time point {n} of {m}", lambda f: f.order.content),
     (
-        "{value}, time point {n} of {m}",
-        lambda f: (", ".join(f.order.kind), f.order.temporal, f.order.acquisition),
+        "{value}",
+        lambda f: (
+            *f.order.kind,
+            f"time {f.order.temporal:g}",
+            f"acquisition {f.order.acquisition:g}",
+        ),
     ),
 )
 

@@ -1,0 +1,113 @@
+"""Synthetic DICOM series for the tests of this folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+SeriesMaker = Callable[..., list[Path]]
+_CLASSES = {"CT": "1.2.840.10008.5.1.4.1.1.2", "MR": "1.2.840.10008.5.1.4.1.1.4"}
+TILT = (1.0, 0.0, 0.0, 0.0, 0.9483237, -0.3173047)
+
+
+@pytest.fixture
+def dicom_series() -> SeriesMaker:
+    """Writes a series into a folder: `n` slices of 12 x 10 pixels, 2.5 mm apart, one file each.
+
+    `heights` or `positions` place the slices; `values` maps world points (..., 3) to grey
+    values; `change(dataset, k)` has the last word on each file; `key` sets the unique ids.
+    """
+    return _series
+
+
+def _series(
+    folder: Path,
+    *,
+    n: int = 5,
+    modality: str = "CT",
+    heights: Sequence[float] | None = None,
+    positions: Sequence[Sequence[float]] | None = None,
+    orientation: Sequence[float] = (1, 0, 0, 0, 1, 0),
+    spacing: tuple[float, float] = (1.5, 1.25),
+    values: Callable[[np.ndarray], np.ndarray] | None = None,
+    change: Callable[[Dataset, int], None] = lambda dataset, k: None,
+    key: str = "a",
+    prefix: str = "slice",
+) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    row, column = np.array(orientation[:3]), np.array(orientation[3:])
+    if positions is None:
+        steps = np.arange(n) * 2.5 if heights is None else np.array(heights)
+        positions = np.array([-20.0, 30.0, 100.0]) + steps[:, None] * np.cross(row, column)
+    paths = []
+    for k, position in enumerate(positions):
+        dataset = _slice(key, k, modality, folder / f"{prefix}{k}.dcm")
+        dataset.ImagePositionPatient = [round(float(v), 6) for v in position]
+        dataset.ImageOrientationPatient = [round(float(v), 8) for v in orientation]
+        dataset.PixelSpacing = list(spacing)
+        y, x = np.mgrid[:12, :10]
+        world = np.asarray(position) + (
+            y[..., None] * spacing[0] * column + x[..., None] * spacing[1] * row
+        )
+        grey = (values or _grey)(world)
+        offset = 1024 if modality == "CT" else 0
+        dataset.PixelData = np.rint(grey + offset).astype("<i2").tobytes()
+        change(dataset, k)
+        dataset.save_as(folder / f"{prefix}{k}.dcm", enforce_file_format=True)
+        paths.append(folder / f"{prefix}{k}.dcm")
+    return paths
+
+
+def _grey(world: np.ndarray) -> np.ndarray:
+    """Differs at every point and looks like CT: from air to bone."""
+    return world @ np.array([10.0, 3.0, 7.0]) - 1000.0
+
+
+def _slice(key: str, k: int, modality: str, path: Path) -> FileDataset:
+    dataset = FileDataset(str(path), {}, preamble=b"\0" * 128)
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID = _CLASSES.get(modality, _CLASSES["CT"])
+    dataset.SOPInstanceUID = generate_uid(entropy_srcs=[key, str(k)])
+    dataset.StudyInstanceUID = generate_uid(entropy_srcs=["study"])
+    dataset.SeriesInstanceUID = generate_uid(entropy_srcs=["series", key])
+    dataset.FrameOfReferenceUID = generate_uid(entropy_srcs=["frame"])
+    dataset.PositionReferenceIndicator = ""
+    dataset.PatientName = "Doe^Jane"
+    dataset.PatientID = "MRN-0815"
+    dataset.PatientBirthDate = "19500101"
+    dataset.PatientSex = "F"
+    dataset.StudyDate = dataset.SeriesDate = dataset.ContentDate = dataset.AcquisitionDate = (
+        "20260102"
+    )
+    dataset.StudyTime = dataset.SeriesTime = dataset.ContentTime = dataset.AcquisitionTime = (
+        "101112"
+    )
+    dataset.StudyID = "1"
+    dataset.AccessionNumber = "A1"
+    dataset.ReferringPhysicianName = "Who^Doctor"
+    dataset.Manufacturer = "Nobody"
+    dataset.ManufacturerModelName = "Phantom"
+    dataset.Modality = modality
+    dataset.SeriesNumber = 7
+    dataset.SeriesDescription = "phantom of Jane"
+    dataset.InstanceNumber = k + 1
+    dataset.AcquisitionNumber = 1
+    dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+    dataset.SliceThickness = 2.5
+    dataset.KVP = 120
+    dataset.PatientPosition = "HFS"
+    dataset.SamplesPerPixel = 1
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.Rows, dataset.Columns = 12, 10
+    dataset.BitsAllocated = dataset.BitsStored = 16
+    dataset.HighBit = 15
+    dataset.PixelRepresentation = 1
+    if modality == "CT":
+        dataset.RescaleSlope, dataset.RescaleIntercept = 1, -1024
+    return dataset
