@@ -28,11 +28,15 @@ class LabelHistory:
 
 def label_history(labels: Path) -> LabelHistory:
     """What the label versions in the folder `labels` say; damaged ones are left out."""
-    infos = [info for number in version_numbers(labels) if (info := _info(labels, number))]
-    authors = (str(info["author"]) for info in infos if info.get("author"))
-    last: Mapping[str, Json] = next(
-        (info for info in reversed(infos) if info.get("kind") == "propagated"), {}
-    )
+    infos = {number: _info(labels, number) for number in version_numbers(labels)}
+    authors = (str(info["author"]) for info in infos.values() if info.get("author"))
+    withdrawn = [info.get("withdraws") for info in infos.values()]
+    kept = [
+        info
+        for number, info in infos.items()
+        if info.get("kind") == "propagated" and number not in withdrawn
+    ]
+    last: Mapping[str, Json] = kept[-1] if kept else {}
     atlases = last.get("atlases")
     return LabelHistory(
         authors=tuple(dict.fromkeys(authors)),
