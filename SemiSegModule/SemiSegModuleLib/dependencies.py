@@ -24,6 +24,9 @@ Version = Callable[[str], str]
 TORCH = "torch>=2.2"
 # Slicer's own: shown, kept as they are, never installed.
 BUNDLED = ("numpy>=1.26", "scipy>=1.11", "SimpleITK>=2.3")
+# Slicer's own from 5.12 on; without them all but DICOM files works.
+FOR_DICOM = ("pydicom>=3", "highdicom>=0.25")
+_KEPT = (*BUNDLED, *FOR_DICOM, TORCH)
 PYTHON = (3, 11)
 # Megabytes of the wheels for Linux, with what they need (Resources/Docs/packaging.md).
 TORCH_CPU_MB = 200
@@ -39,6 +42,7 @@ class Package:
     requirement: Requirement
     found: str | None
     bundled: bool = False
+    optional: bool = False
 
     @property
     def name(self) -> str:
@@ -61,6 +65,8 @@ class Package:
         """In words."""
         if self.satisfied:
             return _("part of Slicer") if self.bundled else _("installed")
+        if self.optional:
+            return _("DICOM needs Slicer 5.12")
         if self.bundled:
             return _("too old: update Slicer")
         return _("missing") if self.found is None else _("to be replaced")
@@ -74,7 +80,7 @@ def read_requirements(path: Path) -> tuple[Requirement, ...]:
 
 def installable(requirements: Iterable[Requirement]) -> list[Requirement]:
     """`requirements` without those that must never be handed to pip: Slicer's own, and torch."""
-    kept = {canonicalize_name(Requirement(line).name) for line in (*BUNDLED, TORCH)}
+    kept = {canonicalize_name(Requirement(line).name) for line in _KEPT}
     return [each for each in requirements if canonicalize_name(each.name) not in kept]
 
 
@@ -82,13 +88,18 @@ def look(path: Path, version: Version = metadata.version) -> tuple[Package, ...]
     """The packages that the engine needs: torch, those of the file `path`, and Slicer's own."""
     importlib.invalidate_caches()
     needed = (Requirement(TORCH), *read_requirements(path))
-    others = tuple(Requirement(line) for line in BUNDLED)
     return (
         *(Package(requirement=each, found=_found(each.name, version)) for each in needed),
-        *(
-            Package(requirement=each, found=_found(each.name, version), bundled=True)
-            for each in others
-        ),
+        *(_own(line, version) for line in BUNDLED),
+        *(_own(line, version, optional=True) for line in FOR_DICOM),
+    )
+
+
+def _own(line: str, version: Version, *, optional: bool = False) -> Package:
+    """A package that is Slicer's own."""
+    each = Requirement(line)
+    return Package(
+        requirement=each, found=_found(each.name, version), bundled=True, optional=optional
     )
 
 
@@ -101,7 +112,7 @@ def _found(name: str, version: Version) -> str | None:
 
 def pins(version: Version = metadata.version) -> tuple[str, ...]:
     """Lines for a constraints file: what must stay as it is while other packages are installed."""
-    names = [Requirement(line).name for line in (*BUNDLED, TORCH)]
+    names = [Requirement(line).name for line in _KEPT]
     found = {name: _found(name, version) for name in names}
     return tuple(f"{name}=={each}" for name, each in found.items() if each is not None)
 
@@ -165,8 +176,8 @@ def announce(plan: Plan, *, platform: str = sys.platform, gpu: bool | None = Non
     lines += ["", _source(plan, megabytes), ""]
     lines.append(
         _(
-            "numpy, scipy and SimpleITK stay as they are. Slicer does not react until it is done; "
-            "with PyTorch this takes some minutes."
+            "What Slicer brings itself (numpy, SimpleITK ...) stays as it is. Slicer does not react "
+            "until it is done; with PyTorch this takes some minutes."
         )
     )
     return "\n".join(lines)
@@ -214,12 +225,13 @@ def summary(packages: Sequence[Package]) -> str:
     problem = python_problem()
     if problem:
         return problem
-    missing = [each.name for each in packages if not each.satisfied and not each.bundled]
-    old = [each.name for each in packages if not each.satisfied and each.bundled]
+    lacking = [each for each in packages if not each.satisfied and not each.optional]
+    missing = [each.name for each in lacking if not each.bundled]
+    old = [each.name for each in lacking if each.bundled]
     if old:
         return _(
             "{names}, a part of Slicer, is missing or too old for SemiSeg; update Slicer."
         ).format(names=", ".join(old))
     if missing:
-        return _("Missing: {names}. Press Install.").format(names=", ".join(missing))
+        return _("Not installed yet: {names}. Press Install.").format(names=", ".join(missing))
     return _("Everything that the engine needs is installed.")

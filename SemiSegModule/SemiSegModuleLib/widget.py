@@ -101,7 +101,8 @@ class Panel:
     def _add(self, layout: Any, section: Any) -> None:
         area = ctk.ctkCollapsibleButton()
         area.text = section.title()
-        area.collapsed = section.name not in _OPEN_AT_START
+        wanted = getattr(section, "wants_attention", False)
+        area.collapsed = section.name not in _OPEN_AT_START and not wanted
         inside = qt.QVBoxLayout(area)
         set_margins(inside, 6, 6, 6, 6)
         inside.addWidget(section.widget)

@@ -147,7 +147,7 @@ def test_what_is_missing_is_shown_with_range_and_version(make: Callable[..., Any
     assert shown["monai"] == (">=1.4", "0.9", "to be replaced")
     assert shown["rich"] == (">=13", "-", "missing")
     assert shown["numpy"][2] == "part of Slicer"
-    assert section.stateLabel.text.startswith("Missing: monai, safetensors")
+    assert section.stateLabel.text.startswith("Not installed yet: monai, safetensors")
     assert section.installButton.enabled
     assert not section.testButton.enabled
 
@@ -158,6 +158,19 @@ def test_with_everything_installed_only_the_test_is_offered(make: Callable[..., 
     assert not section.installButton.enabled
     assert not section.extensionsButton.visible
     assert section.testButton.enabled
+
+
+def test_a_panel_that_lacks_packages_says_so_once(make: Callable[..., Any]) -> None:
+    section = make()
+    assert section.wants_attention
+    section.enter()
+    section.enter()
+    (said,) = section._session.said
+    assert "Press Install. See the section Engine." in said[0]
+    complete = make(ALL)
+    complete.enter()
+    assert not complete.wants_attention
+    assert complete._session.said == []
 
 
 def test_opening_and_looking_installs_and_imports_nothing(make: Callable[..., Any]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
+import zipfile
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -100,6 +102,19 @@ def test_installed_missing_and_old_packages_are_told_apart(dependencies: Any) ->
     assert [each.needed for each in found if each.name == "torch"] == [">=2.2"]
 
 
+def test_dicoms_packages_are_never_installed_and_may_be_missing(
+    dependencies: Any, installing: Any
+) -> None:
+    found = dependencies.look(
+        REQUIREMENTS, versions(numpy="2.0.2", scipy="1.13", SimpleITK="2.4", pydicom="2.4.4")
+    )
+    states = {each.name: each.state() for each in found}
+    assert states["pydicom"] == states["highdicom"] == "DICOM needs Slicer 5.12"
+    plan = dependencies.plan(found)
+    assert not {"pydicom", "highdicom"} & {each.name for each in plan.requirements}
+    assert "pydicom" not in dependencies.summary(found)
+
+
 def test_reading_versions_imports_no_package(dependencies: Any) -> None:
     before = set(sys.modules)
     dependencies.look(REQUIREMENTS)
@@ -111,7 +126,8 @@ def test_what_slicer_bundles_is_never_handed_to_pip(
     dependencies: Any, installing: Any, tmp_path: Path
 ) -> None:
     file = tmp_path / "requirements.txt"
-    file.write_text("numpy>=9\nsimpleitk\nSimpleITK>=9 # no\nTorch\nscipy\nmonai>=1.4\n-r x\n\n")
+    own = "numpy>=9\nsimpleitk\nSimpleITK>=9 # no\nTorch\nscipy\npydicom>=9\n"
+    file.write_text(own + "monai>=1.4\n-r x\n\n", encoding="ascii")
     assert [str(each) for each in dependencies.read_requirements(file)] == ["monai>=1.4"]
     for wheels in (None, tmp_path):
         installer = Recorder()
@@ -133,7 +149,7 @@ def test_shipped_requirements_are_those_of_the_package(dependencies: Any) -> Non
 
     project = tomllib.loads((REQUIREMENTS.parents[1] / "pyproject.toml").read_text("utf-8"))
     of_package = {Requirement(line).name: line for line in project["project"]["dependencies"]}
-    ours = [dependencies.TORCH, *dependencies.BUNDLED]
+    ours = [dependencies.TORCH, *dependencies.BUNDLED, *dependencies.FOR_DICOM]
     ours += [str(each) for each in dependencies.read_requirements(REQUIREMENTS)]
     assert {Requirement(line).name: line for line in ours} == of_package
 
@@ -205,7 +221,7 @@ def test_the_question_says_what_how_large_and_from_where(
 ) -> None:
     plan = dependencies.plan(dependencies.look(REQUIREMENTS, NOTHING), **settings)
     text = dependencies.announce(plan, platform=platform, gpu=gpu)
-    for part in (*expected, "torch>=2.2", "monai>=1.4", "numpy, scipy and SimpleITK stay"):
+    for part in (*expected, "torch>=2.2", "monai>=1.4", "What Slicer brings itself"):
         assert part in text
 
 
@@ -334,3 +350,61 @@ def test_under_testing_slicers_python_is_left_alone(
     plan = dependencies.plan(dependencies.look(REQUIREMENTS, NOTHING))
     with pytest.raises(installing.InstallationError, match="--testing"):
         installing.carry_out(plan, installing.SlicerInstaller())
+
+
+def wheel(folder: Path, name: str) -> None:
+    """A package without content, as a wheel."""
+    folder.mkdir(parents=True, exist_ok=True)
+    info = f"{name}-1.5.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-1.5-py3-none-any.whl", "w") as archive:
+        archive.writestr(f"{name}.py", "")
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.5\n")
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(f"{info}/RECORD", "")
+
+
+def real_pip(target: Path) -> Any:
+    """`slicer.util.pip_install` as Slicer does it, into `target` instead of Slicer's Python."""
+
+    def pip_install(arguments: list[str]) -> None:
+        command = [sys.executable, "-m", "pip", "install", "--target", str(target), *arguments]
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+        print(done.stdout)  # noqa: T201  (so does Slicer)
+        done.check_returncode()
+
+    return pip_install
+
+
+def test_real_pip_installs_from_a_folder_with_spaces_and_umlauts(
+    slicer: Any, dependencies: Any, installing: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "Räder für OP 1"
+    wheel(folder, "semiseg_probe_one")
+    slicer.util.pip_install = real_pip(tmp_path / "site")
+    requirement = Requirement("semiseg_probe_one>=1.0")
+    plan = dependencies.Plan(torch=None, requirements=(requirement,), wheels=folder)
+    installing.carry_out(plan, installing.SlicerInstaller())
+    assert (tmp_path / "site" / "semiseg_probe_one.py").is_file()
+    missing = Requirement("semiseg_probe_two>=1.0")
+    plan = dependencies.Plan(torch=None, requirements=(missing,), wheels=folder)
+    with pytest.raises(installing.InstallationError) as failure:
+        installing.carry_out(plan, installing.SlicerInstaller())
+    assert f"is not in {folder}" in str(failure.value)
+    assert "No matching distribution found for semiseg_probe_two" in str(failure.value)
+
+
+def test_real_pip_refuses_to_replace_what_is_pinned(
+    slicer: Any, dependencies: Any, installing: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel(tmp_path / "wheels", "semiseg_probe_one")
+    slicer.util.pip_install = real_pip(tmp_path / "site")
+    monkeypatch.setattr(installing, "pins", lambda: ("semiseg_probe_one==1.4",))
+    requirement = Requirement("semiseg_probe_one>=1.0")
+    plan = dependencies.Plan(torch=None, requirements=(requirement,), wheels=tmp_path / "wheels")
+    with pytest.raises(installing.InstallationError):
+        installing.carry_out(plan, installing.SlicerInstaller())
+    assert not (tmp_path / "site" / "semiseg_probe_one.py").exists()

@@ -56,6 +56,7 @@ class EngineSection:
         self._jobs_folder = Path()
         self._job_class = job_class
         self._tasks: Tasks | None = None
+        self._told = False
         self._packages: tuple[Package, ...] = ()
         self._build()
         self.look_again()
@@ -67,7 +68,21 @@ class EngineSection:
     @property
     def ready(self) -> bool:
         """Whether everything that the engine needs is installed."""
-        return bool(self._packages) and all(each.satisfied for each in self._packages)
+        return bool(self._packages) and all(
+            each.satisfied or each.optional for each in self._packages
+        )
+
+    @property
+    def wants_attention(self) -> bool:
+        """Whether the panel should show the section opened: nothing works before Install."""
+        return not self.ready
+
+    def enter(self) -> None:
+        """Say it once when something is missing, where the user looks first."""
+        if not self.ready and not self._told:
+            self._told = True
+            text = _("{what} See the section Engine.").format(what=summary(self._packages))
+            self._session.say(text)
 
     def refresh(self, topics: set[str]) -> None:
         """Nothing may be installed while a child works with the packages."""
