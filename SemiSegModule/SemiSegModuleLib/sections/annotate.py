@@ -65,8 +65,6 @@ class AnnotateSection:
         """Show what changed."""
         if not topics & _SHOWN_BY:
             return
-        if topics & {"study", "case"}:
-            self._undo.clear()
         if topics & {"study", "case", "structures"}:
             self._show_editor()
         if topics & {"study", "case", "suggestion"}:
@@ -137,6 +135,9 @@ class AnnotateSection:
 
     def _build(self) -> None:
         self.wordsLabel = label()
+        # Always two lines high, or all buttons below would jump while one scrolls.
+        self.wordsLabel.minimumHeight = 2 * self.wordsLabel.fontMetrics().lineSpacing()
+        self.wordsLabel.alignment = qt.Qt.AlignLeft | qt.Qt.AlignTop
         self.strip = LedgerStrip(self._session.jump_to)
         self.buttons: dict[str, Any] = {}
         self._tool_tips: dict[str, str] = {}
@@ -207,7 +208,7 @@ class AnnotateSection:
         self.opacitySlider = qt.QSlider(qt.Qt.Horizontal)
         self.opacitySlider.minimum, self.opacitySlider.maximum = 5, 100
         self.opacitySlider.value = 100
-        self.opacitySlider.minimumWidth = 60
+        self.opacitySlider.minimumWidth = 40
         self.opacitySlider.toolTip = _("How strongly the suggestion is shown")
         self.opacitySlider.connect("valueChanged(int)", self.onSuggestion)
         self.uncertaintyCheckBox = qt.QCheckBox(_("Show uncertainty"))
@@ -259,7 +260,9 @@ class AnnotateSection:
         self._refreshing = True
         follows = getattr(self._session, "follow_views", True)
         self.axisCombo.currentIndex = 0 if follows else PLANES.index(self._session.plane) + 1
-        self.suggestionCheckBox.text = shown.suggestion_text
+        tool_tip = _("Show what programs say where you have not decided; it is lighter")
+        lines = (tool_tip, shown.suggestion_source)
+        self.suggestionCheckBox.toolTip = "\n".join(line for line in lines if line)
         self.suggestionCheckBox.enabled = shown.has_suggestion
         self.opacitySlider.enabled = shown.has_suggestion and self.suggestionCheckBox.checked
         self.uncertaintyCheckBox.enabled = shown.has_suggestion

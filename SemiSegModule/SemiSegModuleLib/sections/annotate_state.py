@@ -29,7 +29,7 @@ class Shown:
     why_not: dict[str, str]
     ready: bool
     has_suggestion: bool
-    suggestion_text: str
+    suggestion_source: str
 
 
 class AnnotateState:
@@ -53,7 +53,7 @@ class AnnotateState:
         """All that is shown."""
         session, nodes = self._session, self.nodes()
         reason = self._not_ready(nodes)
-        index = None if reason else session.slice_index()
+        index = None if self._no_case(nodes) else session.slice_index()
         strip = StripContent() if self._no_case(nodes) else self._strip(index)
         content = content_of(session, index)
         has_suggestion = nodes is not None and nodes.suggestion is not None
@@ -63,7 +63,7 @@ class AnnotateState:
             why_not=self._why_not(reason, strip, content, has_suggestion=has_suggestion),
             ready=not reason,
             has_suggestion=has_suggestion,
-            suggestion_text=self._suggestion_text(),
+            suggestion_source=self._suggestion_source(),
         )
 
     def _no_case(self, nodes: Any) -> bool:
@@ -108,12 +108,10 @@ class AnnotateState:
         waiting = [mark for mark in opened.marks[safe:] if mark.plane == self._session.plane]
         return frozenset(index for mark in waiting for index in mark.indices)
 
-    def _suggestion_text(self) -> str:
+    def _suggestion_source(self) -> str:
         opened = self._session.opened()
         source = "" if opened is None else opened.suggestion_text
-        if not source:
-            return _("Show suggestion")
-        return _("Show suggestion ({source})").format(source=source)
+        return _("It comes from: {source}").format(source=source) if source else ""
 
     def _words(self, strip: StripContent, content: SliceContent) -> str:
         plane = self._session.plane
@@ -141,7 +139,7 @@ class AnnotateState:
             here = ("done", "empty", "not_done", "take_over")
             return dict.fromkeys(here, _no_slice(self._session.plane))
         state, found = strip.states[strip.current], {}
-        if not content.drawn and not content.suggested and state not in FINISHED:
+        if not content.drawn and not content.suggested:
             found["done"] = _(
                 "Nothing is drawn in this slice. If none of the structures is there, mark it as "
                 "empty."

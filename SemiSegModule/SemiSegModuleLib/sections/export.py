@@ -24,6 +24,7 @@ class ExportSection:
 
     def __init__(self, session: Any, _resource_path: Callable[[str], str | Path]) -> None:
         self._session = session
+        self._study: Any = None
         self._task: Any = None
         self._target: Path | None = None
         self._result: Path | None = None
@@ -31,6 +32,7 @@ class ExportSection:
         self._quiet = False
         self.widget = qt.QWidget()
         self._build()
+        self._show_choices()
         self.refresh(set(_TOPICS))
 
     def title(self) -> str:
@@ -44,7 +46,8 @@ class ExportSection:
         """Show the choices, what can be done, and how an export ended."""
         if not topics & _TOPICS:
             return
-        if "study" in topics:
+        if self._session.study is not self._study:
+            self._study = self._session.study
             self._show_choices()
         self._show_end()
         self._show_enabled()
@@ -98,7 +101,7 @@ class ExportSection:
         self.whatCombo = self._combo([kind.title for kind in kinds()])
         self.whatCombo.toolTip = "\n".join(f"{k.title}: {k.tool_tip}" for k in kinds())
         self.casesCombo = self._combo(
-            [_("All scans that have one"), _("This scan"), _("Scans selected in the table")]
+            [_("All that have one"), _("This scan"), _("Selected in the table")]
         )
         self.formatBoxes = {choice.name: self._box(choice) for choice in formats()}
         self.folderEdit = ctk.ctkPathLineEdit()

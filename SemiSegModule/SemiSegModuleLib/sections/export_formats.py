@@ -31,17 +31,17 @@ def kinds() -> tuple[Choice, ...]:
     return (
         Choice(
             "combined",
-            _("Best of both: yours where you decided, else the model's"),
+            _("Yours where you decided, else the model's"),
             _("What you drew and finished counts; everywhere else the newest segmentation"),
         ),
         Choice(
             "prediction",
-            _("The model's segmentation alone"),
+            _("The model's alone"),
             _("As the model made it, also where you decided otherwise: to judge the model"),
         ),
         Choice(
             "label",
-            _("Drawn and propagated, without the model"),
+            _("Drawn and propagated, no model"),
             _("What you drew and what was carried over to other slices and scans"),
         ),
     )

@@ -29,10 +29,10 @@ _TICK = 3
 _MARGIN = 16
 # Middle tones that stand out from white and from dark grey alike, and that remain apart under
 # the common kinds of colour blindness. The shapes differ too, see _fill.
-_DONE = (0, 158, 115)
-_SUGGESTED = (70, 140, 214)
-_PENDING = (214, 126, 0)
-_UNTOUCHED = (140, 140, 140)
+DONE = (0, 158, 115)
+SUGGESTED = (70, 140, 214)
+PENDING = (214, 126, 0)
+UNTOUCHED = (140, 140, 140)
 
 
 class LedgerStrip:
@@ -228,9 +228,9 @@ def _is_finished(cell: Cell) -> bool:
 
 def _color(cell: Cell) -> object:
     if cell.pending:
-        return qt.QColor(*_PENDING)
-    colors = {SliceState.UNTOUCHED: _UNTOUCHED, SliceState.SUGGESTED: _SUGGESTED}
-    return qt.QColor(*colors.get(cell.state, _DONE))
+        return qt.QColor(*PENDING)
+    colors = {SliceState.UNTOUCHED: UNTOUCHED, SliceState.SUGGESTED: SUGGESTED}
+    return qt.QColor(*colors.get(cell.state, DONE))
 
 
 def _rows(

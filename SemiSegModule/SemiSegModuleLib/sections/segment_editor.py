@@ -33,6 +33,7 @@ class EmbeddedEditor:
         self.widget.maximumNumberOfUndoStates = _UNDO_STATES
         # The panel shows volumes itself; the editor would take the uncertainty off the views.
         self.widget.autoShowSourceVolumeNode = False
+        self._tag = scene.AddObserver(slicer.vtkMRMLScene.StartCloseEvent, self._on_scene_closing)
 
     def show(self, drawn: Any, volume: Any) -> None:
         """Work on `drawn` over `volume`; both None releases all nodes.
@@ -75,12 +76,20 @@ class EmbeddedEditor:
 
     def close(self) -> None:
         """Give back all nodes and the widget."""
+        self._scene.RemoveObserver(self._tag)
         self.leave()
         self._release()
         self.widget.deleteLater()
         self.widget = None
 
+    def _on_scene_closing(self, *_args: Any) -> None:
+        """A tool that is still active would work on nodes that are gone."""
+        self.show(None, None)
+
     def _release(self) -> None:
+        """Hold no node; the editor complains of nodes that it is given without its own."""
+        if self.widget.mrmlSegmentEditorNode() is None:
+            return
         self.widget.setSegmentationNode(None)
         self.widget.setSourceVolumeNode(None)
         self.widget.setMRMLSegmentEditorNode(None)
@@ -94,8 +103,7 @@ class EmbeddedEditor:
         drawn = self.widget.segmentationNode()
         if drawn is None or not self._entered:
             return
-        effect = self.widget.activeEffect()
-        self._effect = "" if effect is None else str(effect.name)
+        self._effect = self.widget.mrmlSegmentEditorNode().GetActiveEffectName() or ""
         segment_id = self.widget.currentSegmentID()
         if segment_id:
             self._structure = _structure_of(drawn, segment_id) or self._structure

@@ -39,10 +39,6 @@ class UndoGuard:
         self._session = session
         self._taken: list[_Taken] = []
 
-    def clear(self) -> None:
-        """Another case is shown: the editor's undo states are gone."""
-        self._taken = []
-
     @contextmanager
     def watching(self, index: int) -> Iterator[None]:
         """Note what the slice holds before and after; only a change is remembered."""
@@ -63,7 +59,7 @@ class UndoGuard:
             return None
         newest = self._taken[-1]
         if newest.case_id != self._session.current:
-            self.clear()
+            self._taken = []  # the editor forgot its undo states with the other case
             return None
         now = self._slice(newest.plane, newest.index)
         if now is None or not np.array_equal(now, newest.before):
