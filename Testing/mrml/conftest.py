@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 import types
 from collections.abc import Iterator
@@ -153,8 +152,6 @@ def world() -> Iterator[World]:
     made = World()
     yield made
     made.scene.Clear(1)
-    del made
-    gc.collect()
 
 
 @pytest.fixture

@@ -191,3 +191,12 @@ def test_removed_nodes_are_given_free(world, binding, oblique):
     del drawn
     gc.collect()
     assert count == [1]
+
+
+def test_hidden_nodes_go_along_into_the_volumes_transform(world, binding, nodes):
+    moving = world.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "registration")
+    nodes.volume.SetAndObserveTransformNodeID(moving.GetID())
+    assert nodes.suggestion.GetParentTransformNode() is moving
+    assert nodes.drawn.GetParentTransformNode() is None
+    nodes.volume.SetAndObserveTransformNodeID(None)
+    assert nodes.suggestion.GetParentTransformNode() is None

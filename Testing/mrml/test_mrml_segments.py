@@ -490,3 +490,28 @@ def test_segmentations_follow_the_volume_into_its_transform(world, oblique):
     array = _map(oblique, _LIVER)
     segments.set_map(drawn, grid_of(volume), array)
     assert np.array_equal(_read(drawn, oblique, world.protocol), array)
+
+
+def test_a_drawing_alone_under_a_transform_is_refused_by_name(world, case, oblique):
+    volume, drawn, _suggestion = case
+    moving = world.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "registration")
+    drawn.SetAndObserveTransformNodeID(moving.GetID())
+    with pytest.raises(SceneError, match="scan is under the transform registration"):
+        segments.read_layers(drawn, oblique, world.protocol)
+    volume.SetAndObserveTransformNodeID(moving.GetID())
+    segments.read_layers(drawn, oblique, world.protocol)
+
+
+def test_the_editors_first_segment_in_a_study_without_structures_can_be_painted(
+    world, oblique, editor_of
+):
+    volume = world.volume(oblique)
+    drawn = segments.create_drawn(world.scene, volume, Protocol(), "scan")
+    segment_id = drawn.GetSegmentation().AddEmptySegment("", "  \t", [1.0, 0.0, 0.5])
+    editor_of(volume, drawn).paint(segment_id, (3, 6, 3, 6, 2, 4))
+    protocol = structures.protocol_from(drawn, Protocol())
+    assert protocol.by_id(1).name == segment_id
+    found = _read(drawn, oblique, protocol)
+    assert np.array_equal(found, _map(oblique, (1, np.s_[2:5, 3:7, 3:7])))
+    segments.set_map(drawn, oblique, _map(oblique, (1, np.s_[1:9, 3:7, 3:7])))
+    assert (_read(drawn, oblique, protocol)[1:9, 3:7, 3:7] == 1).all()

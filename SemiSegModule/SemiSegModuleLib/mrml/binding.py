@@ -153,6 +153,9 @@ class SceneBinding:
         self._bound[case_id, role] = node.GetID()
         if role == "drawn":
             self._watched[node.GetID()] = _watch_drawn(node, case_id, weakref.ref(self))
+        elif role == "volume":
+            self._watched[node.GetID()] = _watch_volume(node, case_id, weakref.ref(self))
+        self._follow_volume(case_id)
 
     def _forget(self, key: tuple[str, str]) -> None:
         node_id = self._bound.pop(key)
@@ -203,6 +206,15 @@ class SceneBinding:
     def _saving(self, _node) -> None:
         self.find()
 
+    def _follow_volume(self, case_id: str) -> None:
+        """Nodes that the user cannot choose go along into the volume's transform."""
+        nodes = self.nodes_of(case_id)
+        if nodes.volume is None or self._scene.IsImporting():
+            return
+        for node in (nodes.suggestion, nodes.uncertainty):
+            if node is not None and node.GetTransformNodeID() != nodes.volume.GetTransformNodeID():
+                node.SetAndObserveTransformNodeID(nodes.volume.GetTransformNodeID())
+
     def _drawn_changed(self, case_id: str, *, segments: bool) -> None:
         if self._quiet.get(case_id) or self._scene.IsClosing():
             return
@@ -243,6 +255,15 @@ def _weak(me: weakref.ref, method: Callable):
             method(binding, node)
 
     return call
+
+
+def _watch_volume(node, case_id: str, me: weakref.ref) -> list[int]:
+    def call(_caller, _event):
+        binding = me()
+        if binding is not None:
+            binding._follow_volume(case_id)
+
+    return [node.AddObserver(slicer.vtkMRMLTransformableNode.TransformModifiedEvent, call)]
 
 
 def _watch_drawn(node, case_id: str, me: weakref.ref) -> list[int]:

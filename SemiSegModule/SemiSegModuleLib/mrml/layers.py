@@ -23,6 +23,7 @@ from SemiSegModuleLib.mrml.geometry import (
     SceneError,
     affine_ras,
     placement,
+    require_same_transform,
     to_numpy,
     to_vtk,
 )
@@ -100,8 +101,12 @@ class Layer:
 def layers_of(node, grid: Grid) -> tuple[Layer, ...]:
     """The layers of a segmentation node, on `grid`.
 
-    SceneError when it is drawn as surfaces, or when its voxels do not coincide with the grid's.
+    SceneError when it is made of surfaces, when a transform moves it away from its volume, or
+    when its voxels do not coincide with the grid's.
     """
+    volume = node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole())
+    if volume is not None:
+        require_same_transform(volume, node)
     segmentation = node.GetSegmentation()
     if segmentation.GetNumberOfSegments() and (
         segmentation.GetSourceRepresentationName() != LABELMAP

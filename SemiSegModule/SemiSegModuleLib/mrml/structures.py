@@ -129,7 +129,7 @@ def _info(segment_id: str, segment, structure_id: int, suffix: str) -> SegmentIn
     return SegmentInfo(
         segment_id=segment_id,
         structure_id=structure_id or None,
-        name=(segment.GetName() or segment_id).removesuffix(suffix),
+        name=_visible(segment.GetName() or "").removesuffix(suffix) or segment_id,
         color=(red, green, blue),
         terminology=str(text) if has else "",
     )
@@ -195,12 +195,15 @@ def _next_id(node, protocol: Protocol, retired: Collection[int]) -> int | None:
 
 
 def _free_name(name: str, structure_id: int, protocol: Protocol) -> str:
-    visible = "".join(c for c in name if ord(c) >= 32).strip() or f"structure {structure_id}"
     taken = {s.name.casefold() for s in protocol.structures if s.id != structure_id}
-    free, number = visible, 2
+    free, number = name, 2
     while free.casefold() in taken:
-        free, number = f"{visible} {number}", number + 1
+        free, number = f"{name} {number}", number + 1
     return free
+
+
+def _visible(name: str) -> str:
+    return "".join(character for character in name if ord(character) >= 32).strip()
 
 
 def _with(protocol: Protocol, structure: Structure) -> Protocol:

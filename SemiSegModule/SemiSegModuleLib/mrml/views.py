@@ -19,10 +19,14 @@ _REFORMAT = "Reformat"
 
 @dataclass(frozen=True, kw_only=True)
 class _Position:
-    """Where one slice view was: its slice's matrix, field of view in mm, and shift."""
+    """Where one slice view was: its slice's matrix, millimetres per pixel, depth and shift.
+
+    Pixels, not the whole field of view: the window may have another shape by then.
+    """
 
     slice_to_ras: NDArray[np.float64]
-    field_of_view: tuple[float, ...]
+    pixel_mm: float
+    depth_mm: float
     shift: tuple[float, ...]
 
 
@@ -34,6 +38,7 @@ class Views:
         self._positions: dict[str, dict[str, _Position]] = {}
         self._volume = None
         self._case_id: str | None = None
+        self._active_name = ""
 
     def show(self, nodes: CaseNodes, case_id: str = "") -> None:
         """Show a case's volume, drawing and suggestion; hide those of other cases.
@@ -57,12 +62,7 @@ class Views:
     def remember(self, case_id: str) -> None:
         """Keep where the views are, for `case_id`."""
         self._positions[case_id] = {
-            node.GetLayoutName(): _Position(
-                slice_to_ras=to_numpy(node.GetSliceToRAS()),
-                field_of_view=tuple(node.GetFieldOfView()),
-                shift=tuple(node.GetXYZOrigin()),
-            )
-            for node in self._slice_nodes()
+            node.GetLayoutName(): _position_of(node) for node in self._slice_nodes()
         }
 
     def restore(self, case_id: str) -> bool:
@@ -162,22 +162,31 @@ class Views:
         return [logic.GetSliceNode() for logic in self._logics()]
 
     def _view_of(self, plane: Plane, grid: Grid, voxel_to_world: NDArray):
-        """The view that shows `plane` best, if it does so better than any other plane."""
-        best, found = 0.0, None
-        for node in self._slice_nodes():
-            normal = to_numpy(node.GetSliceToRAS())[:3, 2]
-            cosines = {p: _alignment(normal, p, grid, voxel_to_world) for p in PLANES}
-            if max(cosines, key=lambda p: cosines[p]) == plane and cosines[plane] > best + 1e-6:
-                best, found = cosines[plane], node
-        return found
+        """The view that shows `plane` best, if no other plane better; visible ones first."""
+        for nodes in (self._shown_nodes(), self._slice_nodes()):
+            best, found = 0.0, None
+            for node in nodes:
+                normal = to_numpy(node.GetSliceToRAS())[:3, 2]
+                cosines = {p: _alignment(normal, p, grid, voxel_to_world) for p in PLANES}
+                if max(cosines, key=lambda p: cosines[p]) == plane and cosines[plane] > best + 1e-6:
+                    best, found = cosines[plane], node
+            if found is not None:
+                return found
+        return None
 
     def _active_node(self):
+        """The view under the mouse; once it has left, the one that it was last seen in."""
         crosshair = self._scene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
-        nodes = self._slice_nodes()
+        nodes = {node.GetLayoutName(): node for node in self._shown_nodes()}
         node = crosshair.GetCursorPositionXYZ([0.0, 0.0, 0.0]) if crosshair is not None else None
-        if node is not None and any(node is one for one in nodes):
-            return node
-        return nodes[0] if nodes else None
+        if node is not None and node.GetLayoutName() in nodes:
+            self._active_name = node.GetLayoutName()
+        return nodes.get(self._active_name, next(iter(nodes.values()), None))
+
+    def _shown_nodes(self) -> list:
+        """The views that the layout shows; all where it does not say."""
+        nodes = self._slice_nodes()
+        return [node for node in nodes if node.IsMappedInLayout()] or nodes
 
     def _voxel_to_world(self, grid: Grid) -> NDArray[np.float64]:
         """(4, 4) to RAS, with the shown volume's linear parent transform."""
@@ -222,10 +231,23 @@ def _is_oblique(volume_node) -> bool:
     return bool(np.any((cosines > _STRAIGHT) & (cosines < 1 - _STRAIGHT)))
 
 
+def _position_of(node) -> _Position:
+    field = node.GetFieldOfView()
+    return _Position(
+        slice_to_ras=to_numpy(node.GetSliceToRAS()),
+        pixel_mm=field[0] / max(node.GetDimensions()[0], 1),
+        depth_mm=field[2],
+        shift=tuple(node.GetXYZOrigin()),
+    )
+
+
 def _move(node, position: _Position) -> None:
     modifying = node.StartModify()
     node.GetSliceToRAS().DeepCopy(to_vtk(position.slice_to_ras))
-    node.SetFieldOfView(*position.field_of_view)
+    width, height, _depth = node.GetDimensions()
+    node.SetFieldOfView(
+        position.pixel_mm * max(width, 1), position.pixel_mm * max(height, 1), position.depth_mm
+    )
     node.SetXYZOrigin(*position.shift)
     node.UpdateMatrices()
     node.EndModify(modifying)
