@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ from semiseg.config import MODALITIES, Modality
 from semiseg.errors import StudyError
 from semiseg.events import Event
 from semiseg.study.overview import CaseOverview, case_overviews
+from SemiSegModuleLib.additions import Additions
 from SemiSegModuleLib.mrml import volumes
 from SemiSegModuleLib.session_core import told
 from SemiSegModuleLib.session_protocol import ProtocolPart
@@ -62,14 +64,18 @@ class CasePart(ProtocolPart):
         self.say(_("Adding {count} scans ...").format(count=len(files)))
 
     @told
-    def add_volumes(self, nodes: Sequence[Any]) -> None:
-        """Add volumes of the scene as cases: their own files, else copies of their voxels."""
+    def add_volumes(self, nodes: Sequence[Any], modalities: Sequence[str | None] = ()) -> None:
+        """Add volumes of the scene as cases: their own files, else copies of their voxels.
+
+        `modalities`: CT or MR for each of `nodes` where something says so; None is a guess.
+        """
         self.require_study()
         for node in nodes:
             volumes.require_usable(node)
-        for node in nodes:
+        for node, modality in zip_longest(nodes, modalities):
             path = volumes.file_of(node)
-            self._add([] if path is None else [str(path)], volume=node)
+            files = [] if path is None else [str(path)]
+            self._add(files, volume=node, modality=modality)
         self.say(_("Adding {count} scans ...").format(count=len(nodes)))
 
     @told
@@ -138,13 +144,14 @@ class CasePart(ProtocolPart):
         self.parameters.current_case = ""
         self.changed("case", "ledger", "drawn", "suggestion")
 
-    def _add(self, files: list[str], volume: Any) -> None:
+    def _add(self, files: list[str], volume: Any, modality: str | None = None) -> None:
         """Queue the addition of `files`, or of the voxels of `volume` when it has no file."""
         copy = volume is not None and not files
+        known = [] if modality is None else ["--modality", modality]
         self.serve(
             Task(
                 kind="add",
-                arguments=self.command("study", "add", "STUDY", *files),
+                arguments=self.command("study", "add", "STUDY", *files, *known),
                 prepare=(lambda folder: _voxels(folder, volume)) if copy else None,
                 on_event=lambda event: self._added(event, volume),
                 on_end=self._add_ended,
@@ -153,6 +160,7 @@ class CasePart(ProtocolPart):
         )
 
     def _added(self, event: Event, volume: Any) -> None:
+        self._additions.hear(event)
         case_id = event.data.get("case")
         if not isinstance(case_id, str):
             return
@@ -170,10 +178,13 @@ class CasePart(ProtocolPart):
 
     def _add_ended(self, task: Task, event: Event) -> None:
         self.reload_study()
-        if event.kind == "error":
+        if event.kind == "error" and not self._additions.explains(event):
             self.report_failure(task, event)
-        else:
-            self.say(event.message)
+        if self.tasks is not None and self.tasks.pending("add"):
+            return  # all refusals together, when the last image is through
+        found, self._additions = self._additions, Additions()
+        if found.added or found.refused:
+            self.say(found.sentence(), error=bool(found.refused))
 
     def _remove_ended(self, task: Task, event: Event) -> None:
         case_id = task.case_id or ""

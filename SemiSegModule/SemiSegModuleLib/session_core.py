@@ -22,6 +22,7 @@ from semiseg.study.merge import Mark
 from semiseg.study.overview import CaseOverview
 from semiseg.study.protocol import Protocol
 from semiseg.study.study import Study
+from SemiSegModuleLib.additions import Additions
 from SemiSegModuleLib.mrml.binding import SceneBinding
 from SemiSegModuleLib.mrml.views import Views
 from SemiSegModuleLib.tasks import JobClass, Task, Tasks, TaskState
@@ -137,6 +138,7 @@ class SessionCore:
         self._rows: tuple[CaseOverview, ...] | None = None
         self._modality_shown: dict[str, str] = {}
         self._protocol_shown: Protocol | None = None
+        self._additions = Additions()
         self._chores: deque[Callable[[], None]] = deque()
 
     def listen(self, heard: Callable[[set[str]], None]) -> None:

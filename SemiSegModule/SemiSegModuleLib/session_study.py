@@ -11,6 +11,7 @@ from slicer.i18n import tr as _
 
 from semiseg.errors import SemiSegError
 from semiseg.study.study import Study
+from SemiSegModuleLib.additions import Additions
 from SemiSegModuleLib.mrml.binding import Callbacks, SceneBinding
 from SemiSegModuleLib.session_core import told
 from SemiSegModuleLib.session_views import ViewPart
@@ -52,6 +53,7 @@ class StudyPart(ViewPart):
         self._release()
         self._listeners.clear()
         self.scene.RemoveObserver(self._import_tag)
+        self.scene.RemoveObserver(self._close_tag)
         self.views.close()
 
     def _close_now(self) -> None:
@@ -83,6 +85,7 @@ class StudyPart(ViewPart):
         self.forget_read()
         self.open_cases.clear()
         self._modality_shown.clear()
+        self._additions = Additions()
         self._chores.clear()
         self.changed("study", "cases", "case", "ledger", "structures", "task", "drawn")
         self.changed("suggestion")
@@ -129,7 +132,7 @@ class StudyPart(ViewPart):
             return
         folder = self.study.folder
         self._release_without_saving()
-        self._renew()
+        self.take_parameters()
         self.say(_("The scene was closed. The study is safe in {folder}.").format(folder=folder))
         self.tell()
 
@@ -141,7 +144,7 @@ class StudyPart(ViewPart):
     @told
     def on_scene_loaded(self) -> None:
         """A scene was loaded: open the study that its parameter node names, bind its nodes."""
-        self._renew()
+        self.take_parameters()
         if self.study is not None:
             self.parameters.study_folder = str(self.study.folder)
             self.adopt_nodes()
@@ -166,6 +169,7 @@ class StudyPart(ViewPart):
         if case_id in opened.cases:
             self.later(lambda: self.select(case_id))
 
-    def _renew(self) -> None:
+    def take_parameters(self) -> None:
+        """Find the scene's parameter node, with the usual choices where it holds none."""
         if self.renew_parameters is not None:
             self.parameters = self.renew_parameters()

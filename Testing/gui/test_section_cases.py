@@ -368,9 +368,9 @@ def test_the_scene_offers_volumes_that_are_no_cases_and_says_why_not_others(
     assert [text.split("\n")[0] for text in shown] == ["abdomen", "foreign", "labels"]
     assert all("\n" in text for text in shown[1:])
     assert chooser.list.item(2).flags() == qt.Qt.NoItemFlags
-    assert chooser.chosen() == [good]
+    assert [offer.node for offer in chooser.chosen()] == [good]
     chooser.buttons.button(qt.QDialogButtonBox.Ok).click()
-    assert session.told == [("add_volumes", [good])]
+    assert session.told == [("add_volumes", [good], [None])]
 
 
 def test_nothing_checked_cannot_be_added(section: Any, scene: Any) -> None:
@@ -399,7 +399,8 @@ def test_dicom_offers_loaded_series_with_their_modality(
     tree.SetItemAttribute(item, "DICOM.Modality", "MR")
     section.addDicomButton.click()
     assert section._chooser.list.item(0).text() == "3: T1 (MR, DICOM)"
-    assert section._chooser.chosen() == [node]
+    section._chooser.buttons.accepted.emit()
+    assert session.told == [("add_volumes", [node], ["MR"])]
 
 
 def test_an_empty_scene_is_said_and_opens_no_dialog(section: Any, session: FakeSession) -> None:
@@ -437,6 +438,106 @@ def test_an_empty_study_says_how_to_begin(section: Any, session: FakeSession) ->
     assert "Add" in section.hintLabel.text
     assert section.addFilesButton.enabled
     assert not section.filterEdit.enabled
+
+
+@pytest.fixture
+def live(
+    live_session: Any, jobs: Any, phantom_study: Any, until: Callable[..., bool]
+) -> Iterator[SimpleNamespace]:
+    """The section on a real session with the two phantoms c0 and c1."""
+    from SemiSegModuleLib.sections.cases import CasesSection
+
+    session = live_session(jobs)
+    found = CasesSection(session, str)
+    session.listen(found.refresh)
+    session.open_study(phantom_study(annotated=1).folder)
+    assert until(session)
+    yield SimpleNamespace(section=found, session=session, jobs=jobs)
+    found.close()
+    found.widget.deleteLater()
+
+
+def test_rows_of_a_study_are_shown_selected_and_unloaded(
+    live: SimpleNamespace, until: Callable[..., bool]
+) -> None:
+    assert texts(live.section, NAME) == ["c0", "c1"]
+    assert texts(live.section, DONE) == ["A 4/10", "none"]
+    live.section.table.select(["c1"])
+    live.section.showButton.click()
+    assert until(live.session)
+    assert live.session.current == "c1"
+    assert data(live.section, "c1", NAME, "FontRole").bold()
+    live.section.unloadButton.click()
+    assert until(live.session)
+    assert live.session.current is None
+    assert not live.section.unloadButton.enabled
+
+
+def test_a_modality_set_by_hand_reaches_the_study(
+    live: SimpleNamespace, until: Callable[..., bool]
+) -> None:
+    live.section.table.select(["c0"])
+    live.section.modalityCombo.activated.emit(2)
+    assert data(live.section, "c0", MODALITY, "DisplayRole") == "MR"
+    assert until(live.session)
+    assert live.session.study.case("c0").modality == "MR"
+
+
+def test_refused_files_are_named_together_and_the_rest_comes_in(
+    live: SimpleNamespace,
+    until: Callable[..., bool],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import numpy as np
+    import qt
+    import SimpleITK as sitk
+
+    (tmp_path / "broken.nrrd").write_text("no image")
+    image = sitk.GetImageFromArray(np.arange(504, dtype=np.float32).reshape(7, 8, 9))
+    sitk.WriteImage(image, tmp_path / "new 2.nii.gz")
+    chosen = [str(tmp_path / name) for name in ("broken.nrrd", "gone.nrrd", "new 2.nii.gz")]
+    dialog = SimpleNamespace(getOpenFileNames=lambda *_values: chosen)
+    monkeypatch.setattr(qt, "QFileDialog", dialog)
+    live.section.addFilesButton.click()
+    assert until(live.session)
+    assert len(texts(live.section, NAME)) == 3
+    assert live.session.message_is_error
+    assert live.session.message.startswith("Added 1 scan. Not added: ")
+    assert "broken.nrrd" in live.session.message
+    assert "gone.nrrd" in live.session.message
+
+
+def test_a_volume_of_the_scene_becomes_a_case_of_its_dicom_modality(
+    live: SimpleNamespace, until: Callable[..., bool], scene: Any
+) -> None:
+    import slicer
+
+    node = volume(scene, "series 3", DICOM_instanceUIDs="1.2.3")
+    tree = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    item = tree.GetItemByDataNode(node) or tree.CreateItem(tree.GetSceneItemID(), node)
+    tree.SetItemAttribute(item, "DICOM.Modality", "MR")
+    slicer.util.arrayFromVolume(node)[1:3] = 40
+    live.section.addDicomButton.click()
+    live.section._chooser.buttons.accepted.emit()
+    assert until(live.session)
+    assert texts(live.section, NAME) == ["c0", "c1", "series 3"]
+    assert texts(live.section, MODALITY)[2] == "MR"
+    live.section.addDicomButton.click()
+    assert not live.section._chooser.dialog.visible
+    assert "Added 1 scan" not in live.session.message
+
+
+def test_a_removed_case_leaves_the_table_and_is_kept_aside(
+    live: SimpleNamespace, until: Callable[..., bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    confirm(monkeypatch, answer=True)
+    live.section.table.select(["c0"])
+    live.section.removeButton.click()
+    assert until(live.session)
+    assert texts(live.section, NAME) == ["c1"]
+    assert live.section.table.selected() == ["c1"]
+    assert list((live.session.study.folder / "removed").glob("c0-*"))
 
 
 def test_a_thousand_rows_are_refreshed_in_a_blink(section: Any, session: FakeSession) -> None:

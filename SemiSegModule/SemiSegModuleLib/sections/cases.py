@@ -12,7 +12,7 @@ from semiseg.images.writing import SUFFIXES
 from SemiSegModuleLib.mrml.volumes import require_usable
 from SemiSegModuleLib.qt_helpers import button, column, row
 from SemiSegModuleLib.sections.cases_chooser import VolumeChooser
-from SemiSegModuleLib.sections.cases_sources import candidates
+from SemiSegModuleLib.sections.cases_sources import Candidate, candidates
 from SemiSegModuleLib.sections.cases_table import CaseTable
 
 _FOLDER_KEY = "SemiSeg/ImageFolder"
@@ -260,8 +260,12 @@ class CasesSection:
             session.say(self._nothing(only_dicom=only_dicom))
             return
         self._close_chooser()
-        self._chooser = VolumeChooser(self.widget, title, offered, session.add_volumes)
+        self._chooser = VolumeChooser(self.widget, title, offered, self._add_chosen)
         self._chooser.open()
+
+    def _add_chosen(self, chosen: list[Candidate]) -> None:
+        nodes = [offer.node for offer in chosen]
+        self._session.add_volumes(nodes, [offer.modality for offer in chosen])
 
     @staticmethod
     def _nothing(*, only_dicom: bool) -> str:

@@ -1,7 +1,6 @@
 """A dialog that offers the scene's volumes; those that cannot be used say why."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import qt
 from slicer.i18n import tr as _
@@ -10,14 +9,14 @@ from SemiSegModuleLib.sections.cases_sources import Candidate
 
 
 class VolumeChooser:
-    """Opens without blocking; `on_chosen(nodes)` gets the checked ones after "Add"."""
+    """Opens without blocking; `on_chosen(candidates)` gets the checked ones after "Add"."""
 
     def __init__(
         self,
         parent,
         title: str,
         offered: Sequence[Candidate],
-        on_chosen: Callable[[list[Any]], None],
+        on_chosen: Callable[[list[Candidate]], None],
     ) -> None:
         self._offered, self._on_chosen = offered, on_chosen
         self.dialog = qt.QDialog(parent)
@@ -33,12 +32,13 @@ class VolumeChooser:
         """Delete the dialog."""
         self.dialog.deleteLater()
 
-    def chosen(self) -> list[Any]:
-        """The nodes that are checked."""
-        checked = [
-            self.list.item(row).checkState() == qt.Qt.Checked for row in range(len(self._offered))
+    def chosen(self) -> list[Candidate]:
+        """Those that are checked."""
+        return [
+            offer
+            for row, offer in enumerate(self._offered)
+            if self.list.item(row).checkState() == qt.Qt.Checked and not offer.refusal
         ]
-        return [offer.node for offer, is_on in zip(self._offered, checked, strict=True) if is_on]
 
     def _build(self) -> None:
         self.list = qt.QListWidget()
@@ -76,9 +76,9 @@ class VolumeChooser:
         button.enabled = count > 0
 
     def _accept(self) -> None:
-        nodes = self.chosen()
+        chosen = self.chosen()
         self.dialog.accept()
-        self._on_chosen(nodes)
+        self._on_chosen(chosen)
 
 
 def _line(offer: Candidate) -> str:
