@@ -155,8 +155,8 @@ def _question(used: dict[str, list[str]]) -> str:
         name = ", ".join(used)
         cases = sorted({case for found in used.values() for case in found})
     text = _(
-        "{name} is drawn in {count} cases ({cases}). Remove it from the study all the same? Its "
-        "voxels stay in the files, but are no longer shown."
+        "{name} is drawn in {cases}. Remove it from the study all the same? Its voxels stay in "
+        "the files, but are no longer shown."
     )
     shown = ", ".join(cases[:5]) + (" ..." if len(cases) > 5 else "")
-    return text.format(name=name, count=len(cases), cases=shown)
+    return text.format(name=name, cases=shown)

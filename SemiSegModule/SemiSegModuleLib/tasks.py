@@ -77,7 +77,8 @@ class Task:
     """One job: what it is called, its command line, and who hears of it.
 
     `prepare` fills the job's folder just before the start and may return further arguments.
-    `on_end` is called once, with the job's last event.
+    `on_end` is called once, with the job's last event. `keeps`: the user was shown that it is
+    done, so closing lets it finish.
     """
 
     kind: str
@@ -87,6 +88,7 @@ class Task:
     prepare: Callable[[Path], Sequence[str]] | None = None
     case_id: str | None = None
     keeps: bool = False
+    short: bool = False
     job: RunningJob | None = None
     folder: Path | None = None
     cancelled: bool = False
@@ -133,6 +135,7 @@ class Tasks:
 
     def serve(self, task: Task) -> None:
         """Put `task` at the end of the service lane."""
+        task.short = True
         self._queue.append(task)
         self._next_service()
 
@@ -222,8 +225,8 @@ class Tasks:
         else:
             return  # closed meanwhile: nobody is interested any more
         task.on_end(task, event)
-        if event.kind == "result" and task.kind in ("view", "apply", "modality", "structures"):
-            # Only failures and long work are looked up later; views hold copies of voxels.
+        if event.kind == "result" and task.short:
+            # Only failures and long work are looked up later; some hold copies of voxels.
             shutil.rmtree(task.folder or "", ignore_errors=True)
 
 

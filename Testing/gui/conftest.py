@@ -65,8 +65,8 @@ def panel(scene: Any) -> Iterator[Callable[..., Any]]:
     `panel().window`.
     """
     import qt
-    import slicer
 
+    import slicer
     from SemiSegModuleLib.widget import Panel
 
     made: list[Any] = []
@@ -140,7 +140,6 @@ def jobs() -> Any:
 def live_session(scene: Any) -> Iterator[Callable[..., Any]]:
     """Makes sessions on the scene, without widgets; `job_class` as in `Session`."""
     import slicer
-
     from SemiSegModuleLib.parameter_node import SemiSegModuleLogic
     from SemiSegModuleLib.session import Session
 
