@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -282,6 +282,65 @@ def test_without_a_study_nothing_can_be_changed(section: Any, session: FakeSessi
         assert not widget.enabled
     assert section.hintLabel.visible
     assert not section.table.visible
+
+
+@pytest.fixture
+def live(
+    live_session: Any, jobs: Any, phantom_study: Any, until: Callable[..., bool]
+) -> Iterator[SimpleNamespace]:
+    """The section on a real session with the phantom c0 shown; liver and spleen are drawn."""
+    from SemiSegModuleLib.sections.structures import StructuresSection
+
+    session = live_session(jobs)
+    found = StructuresSection(session, str)
+    session.listen(found.refresh)
+    session.open_study(phantom_study(annotated=1).folder)
+    session.select("c0")
+    assert until(session)
+    yield SimpleNamespace(section=found, session=session)
+    found.close()
+    found.widget.deleteLater()
+
+
+def segment_names(session: Any) -> list[str]:
+    segmentation = session.nodes("c0").drawn.GetSegmentation()
+    return [
+        segmentation.GetNthSegment(number).GetName()
+        for number in range(segmentation.GetNumberOfSegments())
+    ]
+
+
+def test_changes_reach_the_drawn_segments_and_the_study(
+    live: SimpleNamespace, until: Callable[..., bool]
+) -> None:
+    assert segment_names(live.session) == ["liver", "spleen"]
+    live.section.nameEdit.text = "left kidney"
+    live.section.addButton.click()
+    live.section.upButton.click()
+    live.section.table.item(0, NAME).setText("Liver lobe")
+    assert segment_names(live.session) == ["Liver lobe", "left kidney", "spleen"]
+    assert until(live.session)
+    live.session.study.reload()
+    names = [structure.name for structure in live.session.study.protocol.structures]
+    assert names == ["Liver lobe", "left kidney", "spleen"]
+    assert live.session.study.protocol.ids == (1, 3, 2)
+
+
+def test_a_deleted_structure_comes_back_with_its_voxels(
+    live: SimpleNamespace, until: Callable[..., bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = confirm(monkeypatch, answer=True)
+    choose(live.section, "spleen")
+    live.section.deleteButton.click()
+    assert "spleen is drawn in 1 scan (c0)" in asked[0]
+    assert until(live.session)
+    assert segment_names(live.session) == ["liver"]
+    assert dict(live.session.study.retired) == {2: "spleen"}
+    live.section.nameEdit.text = "spleen"
+    live.section.addButton.click()
+    assert until(live.session)
+    assert live.session.study.protocol.ids == (1, 2)
+    assert 2 in live.session.study.human_map("c0").array
 
 
 def test_double_clicks_edit_what_was_clicked(
