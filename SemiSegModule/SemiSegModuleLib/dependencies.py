@@ -176,8 +176,8 @@ def announce(plan: Plan, *, platform: str = sys.platform, gpu: bool | None = Non
     lines += ["", _source(plan, megabytes), ""]
     lines.append(
         _(
-            "What Slicer brings itself (numpy, SimpleITK ...) stays as it is. Slicer does not react "
-            "until it is done; with PyTorch this takes some minutes."
+            "What Slicer brings itself (numpy, SimpleITK ...) stays as it is. Slicer does not "
+            "react until it is done; with PyTorch this takes some minutes."
         )
     )
     return "\n".join(lines)

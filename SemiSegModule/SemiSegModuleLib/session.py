@@ -44,6 +44,8 @@ class Session(WorkPart):
         )
         imported = slicer.vtkMRMLScene.EndImportEvent
         self._import_tag = scene.AddObserver(imported, _scene_observer(weakref.ref(self)))
+        closed = slicer.vtkMRMLScene.EndCloseEvent
+        self._close_tag = scene.AddObserver(closed, _close_observer(weakref.ref(self)))
 
     def tick(self) -> None:
         """Hear the jobs, write what is due, do one chore, tell the listeners."""
@@ -97,3 +99,14 @@ def _scene_observer(session: weakref.ref[Session]) -> Callable[..., None]:
             found.on_scene_loaded()
 
     return imported
+
+
+def _close_observer(session: weakref.ref[Session]) -> Callable[..., None]:
+    """Closing a scene empties the parameter node also while no study is open."""
+
+    def closed(*_args: Any) -> None:
+        found = session()
+        if found is not None and found.study is None:
+            found.take_parameters()
+
+    return closed

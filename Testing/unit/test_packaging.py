@@ -378,8 +378,11 @@ def test_every_string_that_the_user_sees_can_be_translated(path: Path) -> None:
 
 LATER = ("torch", "monai", "safetensors", "psutil", "typer", "rich", "jinja2", "contourpy", "PIL")
 START = """
-import sys, time
-sys.path[:0] = [{testing!r}]
+import sys
+sys.path.insert(0, {testing!r})
+from host import install
+install()
+from host.module_manager import load_module, unload_module
 
 class NotYet:
     # What the Install button brings later is not there yet, as in a fresh Slicer.
@@ -387,31 +390,38 @@ class NotYet:
         if name.split(".")[0] in {later!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 
-from host import install
-install()
+import importlib.metadata as metadata
+version_of = metadata.version
+def version(name):
+    if name in {later!r}:
+        raise metadata.PackageNotFoundError(name)
+    return version_of(name)
+metadata.version = version
 sys.meta_path.insert(0, NotYet())
 sys.path[:] = [p for p in sys.path if not p.startswith({root!r}) or p == {testing!r}]
-sys.path.insert(0, {folder!r})
-import importlib, os
-module = importlib.import_module("SemiSegModule")
+
+import logging, os, time
+from pathlib import Path
+import slicer
+logging.basicConfig(level=logging.INFO)
+module = load_module(Path({folder!r}) / "SemiSegModule.py")
 assert "semiseg" not in sys.modules and "SemiSegModuleLib" not in sys.modules, "work at import"
-import qt, slicer
-from types import SimpleNamespace
-parent = SimpleNamespace(path=module.__file__)
-entry = module.SemiSegModule(parent)
-assert not parent.icon.isNull(), "no icon"
-assert os.path.isfile(entry.resourcePath("requirements.txt"))
+assert not module.icon.isNull(), "no icon"
+slicer.app.startupCompleted.emit()
+assert os.path.isfile(module._python.resourcePath("requirements.txt"))
 begin = time.perf_counter()
-widget = module.SemiSegModuleWidget()
+widget = slicer.util.getModuleWidget("SemiSegModule")
 seconds = time.perf_counter() - begin
 import semiseg, SemiSegModuleLib
 for package in (semiseg, SemiSegModuleLib):
-    assert package.__file__.startswith({root!r} if {source!r} else {folder!r}), package.__file__
-assert widget.panel.sections["engine"].installButton.enabled is not None
+    assert package.__file__.startswith({prefix!r}), package.__file__
 from semiseg.sample import sample_cases
 assert len(sample_cases()) == 2
-widget.cleanup()
-print("OPENED", len(widget.panel.sections) if widget.panel else "closed", round(seconds, 3))
+assert {fresh!r} != widget.panel.sections["engine"].ready
+assert widget.panel.areas["engine"].collapsed != {fresh!r}
+sys.modules["SemiSegModule"].SemiSegModuleTest().runTest()
+unload_module("SemiSegModule")
+print("OPENED in", round(seconds, 3), "s")
 sys.stdout.flush()
 os._exit(0)
 """
@@ -426,14 +436,18 @@ def host() -> None:
         pytest.skip("the stand-in of the application is not there")
 
 
-def start(folder: Path, *, source: bool) -> str:
-    """Open the panel of `folder` in a process without the packages that are installed later."""
+def start(folder: Path, *, fresh: bool) -> str:
+    """Open the panel of `folder` in a process of its own, and run the module's self-test in it.
+
+    `fresh`: without the packages that are installed later.
+    """
     script = START.format(
         testing=str(ROOT / "Testing"),
-        later=LATER,
+        later=LATER if fresh else (),
         root=str(ROOT),
         folder=str(folder),
-        source=source,
+        prefix=str(ROOT if folder == MODULE else folder),
+        fresh=fresh,
     )
     environment = {**os.environ, "QT_QPA_PLATFORM": "offscreen"}
     done = subprocess.run(
@@ -443,17 +457,22 @@ def start(folder: Path, *, source: bool) -> str:
         check=False,
         cwd=folder,
         env=environment,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert "OPENED" in done.stdout
+    return done.stdout + done.stderr
 
 
-def test_the_panel_opens_from_an_install_tree_before_anything_is_installed(
+def test_self_test_passes_in_an_install_tree(host: None, installed: Path) -> None:
+    assert "left out" not in start(installed, fresh=False)
+
+
+def test_the_panel_of_an_install_tree_opens_before_anything_is_installed(
     host: None, installed: Path
 ) -> None:
-    assert "OPENED" in start(installed, source=False)
+    assert "left out" in start(installed, fresh=True)
 
 
-def test_the_panel_opens_from_the_source_tree_before_anything_is_installed(host: None) -> None:
-    assert "OPENED" in start(MODULE, source=True)
+def test_the_panel_of_the_source_tree_opens_before_anything_is_installed(host: None) -> None:
+    assert "left out" in start(MODULE, fresh=True)
