@@ -18,6 +18,7 @@ PARAMETERS_OF_WRAPPER = ("parameterNode", "StartModify", "EndModify")
 ALLOWED = {"called": {"method"}, "set": {"property"}, "tested": {"property", "constant"}}
 # Slicer's own ScriptedLoadableModule sets it as an attribute, though it is listed as a method.
 ALSO_PROPERTIES = {("qSlicerScriptedLoadableModule", "icon")}
+LACKING = "Testing/host/slicer_api.json lacks it: run trim_api.py with a full reading"
 OTHER_EXTENSIONS = {"installTorch", "registerCustomSampleDataSource"}
 
 
@@ -33,7 +34,7 @@ def complaint(use: Use) -> str:
         return ""
     if receiver in ("qt", "ctk"):
         known = use.name in api.load()[receiver]
-        return "" if known else f"{use}: no such class, or the trimmed slicer_api.json lacks it"
+        return "" if known else f"{use}: no such class, or {LACKING}"
     if receiver == "slicer":
         known = use.name in api.names("slicer") or f"slicer.{use.name}" in api.NEWER
         return "" if known else f"{use}: slicer has no such name"

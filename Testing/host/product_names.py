@@ -45,7 +45,7 @@ RETURNS = {
 
 @dataclass(frozen=True)
 class Use:
-    """One use of a name: `receiver` is a class, a module such as `slicer.util`, or "" if unknown."""
+    """One use of a name; `receiver` is in the words of `Program`, "" if unknown."""
 
     file: Path
     line: int

@@ -118,7 +118,14 @@ def _refuse(kind: type, name: str, frame: types.FrameType | None) -> None:
     if frame is None or not str(frame.f_globals.get("__name__")).startswith(tuple(checked_modules)):
         return
     if f".{name}" in linecache.getline(frame.f_code.co_filename, frame.f_lineno):
-        raise AttributeError(f"Slicer's {_described(kind)} has no {name}")
+        raise AttributeError(f"Slicer's {_described(kind)} has no {name}{_untold(kind)}")
+
+
+def _untold(kind: type) -> str:
+    first = next(c.__name__ for c in kind.__mro__ if c.__module__.startswith("PySide6."))
+    if api.class_api(first) is not None:
+        return ""
+    return f", or slicer_api.json lacks {first}: run trim_api.py with a full reading"
 
 
 def _described(kind: type) -> str:
