@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -31,8 +32,9 @@ def strip(application: Any, scene: Any) -> Any:
     """A shown strip 432 pixels wide; `strip.jumps` are the slices that it asked for."""
     from SemiSegModuleLib.sections.ledger_strip import LedgerStrip
 
-    made = LedgerStrip(lambda index: made.jumps.append(index))
-    made.jumps = []
+    jumps: list[int] = []
+    made = LedgerStrip(jumps.append)
+    made.jumps = jumps
     made.widget.resize(432, made.height)
     made.widget.show()
     yield made
@@ -81,7 +83,7 @@ def test_cells_cover_the_strip_in_order_and_without_overlap(count: int) -> None:
     states = [[U, S, D, E][index * 7 % 4] for index in range(count)]
     found = cells(_content(*states), 400)
     assert [cell.left for cell in found] == sorted({cell.left for cell in found})
-    assert all(a.right <= b.left for a, b in zip(found, found[1:], strict=False))
+    assert all(a.right <= b.left for a, b in itertools.pairwise(found))
     assert found[0].left == 0
     assert found[-1].right >= 399
 
@@ -118,7 +120,7 @@ def test_tick_labels_start_at_zero_end_at_the_last_slice_and_never_touch(count: 
     assert found == sorted(set(found))
     content = _content(*[U] * count)
     places = [span_of(index, content, width)[0] for index in found]
-    assert all(b - a >= label for a, b in zip(places, places[1:], strict=False))
+    assert all(b - a >= label for a, b in itertools.pairwise(places))
     assert found[-1] == count - 1 or len(found) == 1
     assert ticks(0, width, label) == []
 

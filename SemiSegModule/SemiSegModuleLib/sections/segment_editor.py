@@ -9,6 +9,7 @@ from SemiSegModuleLib.mrml.layers import structure_id_of
 
 SINGLETON_TAG = "SemiSeg"
 _UNDO_STATES = 10
+_FIRST = 100.0
 # Tools that draw at once. Others open a preview of the whole volume, which nobody asked for in the
 # next case.
 _CARRIED_OVER = frozenset({"Paint", "Draw", "Erase", "Level tracing", "Scissors"})
@@ -33,13 +34,17 @@ class EmbeddedEditor:
         self.widget.maximumNumberOfUndoStates = _UNDO_STATES
         # The panel shows volumes itself; the editor would take the uncertainty off the views.
         self.widget.autoShowSourceVolumeNode = False
-        self._tag = scene.AddObserver(slicer.vtkMRMLScene.StartCloseEvent, self._on_scene_closing)
+        # Before Slicer's own logics, which take nodes away as soon as they hear of it.
+        event = slicer.vtkMRMLScene.StartCloseEvent
+        self._tag = scene.AddObserver(event, self._on_scene_closing, _FIRST)
 
     def show(self, drawn: Any, volume: Any) -> None:
         """Work on `drawn` over `volume`; both None releases all nodes.
 
         The tool and the structure in use are taken along to another case.
         """
+        if self._scene.IsClosing():
+            drawn = volume = None  # they are still there, but not for long
         if self.widget.segmentationNode() is drawn and self.widget.sourceVolumeNode() is volume:
             return
         self._remember()
