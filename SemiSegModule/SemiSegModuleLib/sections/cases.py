@@ -16,7 +16,7 @@ from SemiSegModuleLib.sections.cases_sources import Candidate, candidates
 from SemiSegModuleLib.sections.cases_table import CaseTable
 
 _FOLDER_KEY = "SemiSeg/ImageFolder"
-_TOPICS = {"study", "cases", "case", "drawn", "task"}
+_TOPICS = {"study", "cases", "case"}
 _MODALITIES = ("CT", "MR", "auto")
 
 
@@ -37,9 +37,22 @@ class CasesSection:
     def title(self) -> str:
         return _("Cases")
 
+    def enter(self) -> None:
+        """The module is shown: its keys are listened to."""
+        for key in self._window_keys:
+            key.enabled = True
+
+    def exit(self) -> None:
+        """Another module is shown; it may use the same keys."""
+        for key in self._window_keys:
+            key.enabled = False
+
     def close(self) -> None:
-        """Delete the dialog that may be open."""
+        """Delete the dialog that may be open, and the keys on the main window."""
         self._close_chooser()
+        for key in self._window_keys:
+            key.deleteLater()
+        self._window_keys = []
         self.table.close()
 
     def refresh(self, topics: set[str]) -> None:
@@ -147,19 +160,20 @@ class CasesSection:
         self.table.view.contextMenuPolicy = qt.Qt.ActionsContextMenu
 
     def _build_keys(self) -> None:
-        keys = {
-            "Return": self.show_selected,
-            "Enter": self.show_selected,
-            "Del": self.remove_selected,
-            "Shift+PgUp": self.show_previous,
-            "Shift+PgDown": self.show_next,
-        }
-        self._keys = []
-        for name, slot in keys.items():
-            shortcut = qt.QShortcut(qt.QKeySequence(name), self.table.view)
-            shortcut.context = qt.Qt.WidgetShortcut
-            shortcut.connect("activated()", slot)
-            self._keys.append(shortcut)
+        table, window = self.table.view, slicer.util.mainWindow() or self.widget
+        self._keys = [
+            _key("Return", table, self.show_selected),
+            _key("Enter", table, self.show_selected),
+            _key("Del", table, self.remove_selected),
+        ]
+        for key in self._keys:
+            key.context = qt.Qt.WidgetShortcut
+        # These two hold in the slice views, too, while the module is shown.
+        self._window_keys = [
+            _key("Shift+PgUp", window, self.show_previous),
+            _key("Shift+PgDown", window, self.show_next),
+        ]
+        self.exit()
 
     @staticmethod
     def _modality_text(name: str) -> str:
@@ -222,6 +236,7 @@ class CasesSection:
         for case_id in self.table.selected():
             if case_id in self._session.open_cases:
                 self._session.unload_case(case_id)
+        self.refresh(_TOPICS)
 
     def remove_selected(self) -> None:
         """Ask, then take the selected cases out of the study."""
@@ -330,3 +345,9 @@ class CasesSection:
         if not has_study:
             return _("Open a study or make a new one above; its scans are listed here.")
         return _("No scans yet. Add CT and MR files, or volumes that are loaded in Slicer.")
+
+
+def _key(sequence: str, parent: Any, slot: Callable[[], None]) -> Any:
+    shortcut = qt.QShortcut(qt.QKeySequence(sequence), parent)
+    shortcut.connect("activated()", slot)
+    return shortcut
