@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import glob
+import os
+import re
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -32,6 +33,7 @@ from semiseg.study.record import STUDY_NAME, StudyRecord, backup_of, save_record
 from semiseg.study.storage import make_folder, remove_leftovers, write_json_atomic
 
 REMOVED = "removed"
+STAMP = r"-\d{8}T\d{6}(-\d+)?"
 _FOLDERS = ("cases", "models", "evaluations", "backups", "cache", "jobs", "report")
 
 
@@ -242,9 +244,11 @@ class StudyCore:
 
 def _removal(folder: Path, case_id: str) -> list[str]:
     """Says that the case was removed, and how to get it back."""
-    found = sorted((folder / REMOVED).glob(f"{glob.escape(case_id)}-*"))
-    return [
-        f"{case_id} was removed from the study; to put it back: semiseg study restore STUDY "
-        f"{path.name}"
-        for path in found[-1:]
-    ]
+    stamped = re.compile(re.escape(case_id) + STAMP)
+    try:
+        with os.scandir(folder / REMOVED) as entries:
+            found = sorted(entry.name for entry in entries if stamped.fullmatch(entry.name))
+    except OSError:
+        return []
+    back = "to put it back: semiseg study restore STUDY"
+    return [f"{case_id} was removed from the study; {back} {name}" for name in found[-1:]]

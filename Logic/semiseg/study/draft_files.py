@@ -123,8 +123,7 @@ class DraftFiles:
         with on_disk("take away the applied draft in", self.folder):
             for older in self._listed("npz"):
                 if older < number and owner is not None and self._is_foreign(older, owner):
-                    aside.append(self.path(older, "kept"))
-                    self.path(older).replace(aside[-1])
+                    aside.append(self.keep(older))
                 elif older < number:
                     self.path(older).unlink(missing_ok=True)
             with contextlib.suppress(FileNotFoundError):
@@ -135,6 +134,13 @@ class DraftFiles:
             sync_folder(self.folder)
         return tuple(aside)
 
+    def keep(self, number: int) -> Path:
+        """Puts a draft aside, so that it is neither shown nor applied; returns where it is."""
+        aside = self.path(number, "kept")
+        with on_disk("put aside", self.path(number)):
+            self.path(number).replace(aside)
+        return aside
+
     def _publish(self, temporary: Path) -> int:
         """Gives the file the next number; two writers cannot take the same one."""
         number = max(self._listed("npz", "applied", "kept"), default=0) + 1
@@ -144,7 +150,12 @@ class DraftFiles:
                 break
             except FileExistsError:
                 number += 1
-        temporary.replace(self.path(number))
+        try:
+            temporary.replace(self.path(number))
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self.path(number).unlink()
+            raise
         sync_folder(self.folder)
         return number
 

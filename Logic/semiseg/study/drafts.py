@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from semiseg.errors import GeometryMismatchError, LabelError, SchemaError, StorageError, StudyError
+from semiseg.errors import (
+    GeometryMismatchError,
+    LabelError,
+    SchemaError,
+    SemiSegError,
+    StorageError,
+    StudyError,
+)
 from semiseg.events import Json
+from semiseg.images.grid import Plane
 from semiseg.study.case import Case, Problem
 from semiseg.study.draft_files import DraftFiles, DraftHead, Layers, Zyx, drawn_ids
 from semiseg.study.labelling import Labelling
-from semiseg.study.ledger import require_slices
+from semiseg.study.ledger import SliceState, require_slices
 from semiseg.study.merge import Drawing, Mark
 from semiseg.study.owner import Owner
 
 _TABLE = 65536
+_RETRIES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,24 +128,10 @@ class Drafts(Labelling):
         Those that cannot be used are told in `problems`.
         """
         case, files = self.case(case_id), self._draft_files(case_id)
-        for number in reversed(files.numbers()):
-            try:
-                head, layers = files.read(number)
-                self._require_own(head, case)
-            except (SchemaError, StorageError) as error:
-                self._tell(_problem(case_id, files, number, str(error)))
-                continue
-            return Draft(
-                case_id=case_id,
-                number=number,
-                layers=layers,
-                offset_zyx=head.offset_zyx,
-                shape_zyx=head.shape_zyx,
-                marks=head.marks,
-                author=head.author,
-                names={s.id: s.name for s in self.protocol.structures},
-            )
-        return None
+        found, bad = self._newest_draft(case, files)
+        for number, error in bad.items():
+            self._tell(_problem(case_id, files.path(number), number, str(error)))
+        return found
 
     def drafts(self) -> tuple[str, ...]:
         """The cases with drafts, in the study's order; looks at names only."""
@@ -154,14 +150,49 @@ class Drafts(Labelling):
         or are drawn in a slice marked as empty: then the draft stays.
         """
         with self.writing():
-            draft = self.draft(case_id)
+            case, files = self.case(case_id), self._draft_files(case_id)
+            draft, bad = self._newest_draft(case, files)
+            for number, error in bad.items():
+                if isinstance(error, StorageError):
+                    raise error  # the disk may give it back later
+                self._tell(_problem(case_id, files.keep(number), number, str(error)))
             if draft is None:
                 return None
-            version = self._merge_draft(self.case(case_id), draft)
-            files = self._draft_files(case_id)
+            version = self._merge_draft(case, draft)
             for path in files.settle(draft.number):
-                self._tell(_kept_aside(case_id, files, path))
+                self._tell(_kept_aside(case_id, path))
             return version
+
+    def _newest_draft(
+        self, case: Case, files: DraftFiles
+    ) -> tuple[Draft | None, dict[int, SemiSegError]]:
+        """The newest draft that can be used, and why newer ones cannot."""
+        for _ in range(_RETRIES):
+            bad: dict[int, SemiSegError] = {}
+            for number in reversed(files.numbers()):
+                try:
+                    return self._read_draft(case, files, number), bad
+                except (SchemaError, StorageError) as error:
+                    if not files.path(number).exists():
+                        break  # replaced by a newer one at this moment
+                    bad[number] = error
+            else:
+                return None, bad
+        return None, {}
+
+    def _read_draft(self, case: Case, files: DraftFiles, number: int) -> Draft:
+        head, layers = files.read(number)
+        self._require_own(head, case)
+        return Draft(
+            case_id=case.id,
+            number=number,
+            layers=layers,
+            offset_zyx=head.offset_zyx,
+            shape_zyx=head.shape_zyx,
+            marks=head.marks,
+            author=head.author,
+            names={s.id: s.name for s in self.protocol.structures},
+        )
 
     def _merge_draft(self, case: Case, draft: Draft) -> int:
         drawn, known = draft.full(), set(self.protocol.ids)
@@ -171,11 +202,7 @@ class Drafts(Labelling):
                 f"the drawing in {case.id} has voxels of the structure {strange[0]}, which the "
                 "protocol does not have; add the structure, or erase them"
             )
-        marks = tuple(
-            Mark(plane=m.plane, indices=m.indices, state=m.state, ids=ids)
-            for m in draft.marks
-            if (ids := tuple(i for i in m.ids if i in known))
-        )
+        marks = last_words(draft.marks, known)
         drawing = Drawing(array=drawn, spoken_ids=self._spoken(None), marks=marks)
         told: dict[str, Json] = {"kind": "annotated", "author": draft.author, "note": ""}
         return self._save_drawing(case, drawing, told)
@@ -218,19 +245,40 @@ def _checked_mark(mark: Mark, case: Case) -> Mark:
     return Mark(plane=mark.plane, indices=indices, state=mark.state, ids=tuple(map(int, mark.ids)))
 
 
-def _problem(case_id: str, files: DraftFiles, number: int, cause: str) -> Problem:
-    return Problem(
-        case_id=case_id,
-        path=files.path(number),
-        message=f"draft {number} of {case_id} cannot be used: {cause}",
-        remedy="the draft before it, or else the saved label, is shown; nothing needs to be done",
+def last_words(marks: Sequence[Mark], known: Collection[int]) -> tuple[Mark, ...]:
+    """The marks as if of each slice and structure only the last had been said.
+
+    Structures that are not `known` are left out.
+    """
+    said: dict[tuple[Plane, int], dict[int, SliceState]] = {}
+    for mark in marks:
+        for index in mark.indices:
+            words = said.setdefault((mark.plane, index), {})
+            words |= {structure: mark.state for structure in mark.ids if structure in known}
+    grouped: dict[tuple[Plane, SliceState, tuple[int, ...]], list[int]] = {}
+    for (plane, index), words in said.items():
+        for state in dict.fromkeys(words.values()):
+            ids = tuple(sorted(number for number, found in words.items() if found is state))
+            grouped.setdefault((plane, state, ids), []).append(index)
+    return tuple(
+        Mark(plane=plane, indices=tuple(sorted(indices)), state=state, ids=ids)
+        for (plane, state, ids), indices in grouped.items()
     )
 
 
-def _kept_aside(case_id: str, files: DraftFiles, path: os.PathLike[str]) -> Problem:
+def _problem(case_id: str, path: Path, number: int, cause: str) -> Problem:
     return Problem(
         case_id=case_id,
-        path=files.folder,
+        path=path,
+        message=f"draft {number} of {case_id} cannot be used: {cause}",
+        remedy=f"the draft before it, or else the saved label, is used; the file is kept: {path}",
+    )
+
+
+def _kept_aside(case_id: str, path: Path) -> Problem:
+    return Problem(
+        case_id=case_id,
+        path=path,
         message=f"{case_id}: another program drew in this case at the same time",
-        remedy=f"the newer drawing was taken; the other one is kept as {os.fspath(path)}",
+        remedy=f"the newer drawing was taken; the other one is kept: {path}",
     )

@@ -17,7 +17,7 @@ from semiseg.images.reading import read_map, write_image
 from semiseg.study.case import CaseLabel, Origin, Prediction
 from semiseg.study.fields import Fields
 from semiseg.study.ledger import Ledger
-from semiseg.study.merge import count_voxels, present_ids
+from semiseg.study.merge import by_human, count_voxels, present_ids
 from semiseg.study.storage import draft_folder, read_json, write_json_atomic
 from semiseg.study.versions import (
     Manifest,
@@ -79,6 +79,16 @@ class CaseFiles:
             propagated_ids=info.integers("propagated_ids"),
             info={"created": manifest.created, "segments": segments, **manifest.info},
         )
+
+    def read_human(self, version: int) -> NDArray[np.uint16]:
+        """The ids that a human drew or corrected, else 0, without reading confidence.
+
+        SchemaError when the version is missing or damaged.
+        """
+        manifest = self._manifest(self.labels, version)
+        array, _ = self._ids(manifest)
+        array[~by_human(self._origin(manifest))] = 0
+        return array
 
     def read_ledger(self, version: int) -> Ledger:
         """The slice ledger of a version alone, without its voxels."""

@@ -107,7 +107,7 @@ def merge_program(before: CaseLabel, computed: Computed, grid: Grid) -> CaseLabe
     other = _by_program(before.origin) & (before.array != 0)
     other &= ~_table(computed.ids)[before.array]
     other &= (array == 0) | (confidence < before.confidence)
-    written = ~_by_human(before.origin) & ~other
+    written = ~by_human(before.origin) & ~other
     claims = (array != 0) | (confidence > 0)
     origin = np.where(claims, np.uint8(computed.origin), np.uint8(Origin.NONE))
     return replace(
@@ -125,13 +125,18 @@ def count_voxels(label: CaseLabel) -> dict[str, dict[str, int]]:
     for slab in _slabs(label.array.shape):
         drawn = np.flatnonzero(label.array[slab])
         values = label.array[slab].reshape(-1)[drawn]
-        human = _by_human(label.origin[slab].reshape(-1)[drawn])
+        human = by_human(label.origin[slab].reshape(-1)[drawn])
         for row, found in enumerate((values[human], values[~human])):
             counts[row] += np.bincount(found, minlength=_TABLE)
     human_counts, program_counts = (
         {str(i): int(row[i]) for i in np.flatnonzero(row)} for row in counts
     )
     return {"human": human_counts, "program": program_counts}
+
+
+def by_human(origin: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Where a human drew, confirmed or corrected."""
+    return np.asarray((origin == Origin.HUMAN) | (origin == Origin.CORRECTED))
 
 
 def present_ids(array: Ids) -> tuple[int, ...]:
@@ -182,7 +187,7 @@ def _said(before: CaseLabel, drawing: Drawing, grid: Grid, slab: slice) -> NDArr
     array, drawn = before.array[slab], drawing.array[slab]
     if drawing.shown is None:
         said = _table(drawing.spoken_ids)[array]
-        said &= _by_human(before.origin[slab])
+        said &= by_human(before.origin[slab])
         said |= drawn != 0
     else:
         said = np.asarray(drawn != drawing.shown[slab])
@@ -233,7 +238,7 @@ def _settle_background(
     forgotten = background & ~known & (origin == Origin.HUMAN)
     np.copyto(origin, np.uint8(Origin.NONE), where=forgotten)
     confidence = label.confidence[slab]
-    np.copyto(confidence, np.float32(1), where=_by_human(origin))
+    np.copyto(confidence, np.float32(1), where=by_human(origin))
     np.copyto(confidence, np.float32(0), where=origin == Origin.NONE)
 
 
@@ -255,10 +260,6 @@ def _slabs(shape_zyx: tuple[int, ...]) -> Iterator[slice]:
     depth = max(1, _SLAB_VOXELS // max(1, shape_zyx[1] * shape_zyx[2]))
     for start in range(0, shape_zyx[0], depth):
         yield slice(start, min(start + depth, shape_zyx[0]))
-
-
-def _by_human(origin: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    return np.asarray((origin == Origin.HUMAN) | (origin == Origin.CORRECTED))
 
 
 def _by_program(origin: NDArray[np.uint8]) -> NDArray[np.bool_]:

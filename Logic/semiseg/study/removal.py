@@ -11,13 +11,13 @@ from pathlib import Path
 
 from semiseg.errors import SchemaError, StorageError, StudyError
 from semiseg.study.case import Case
-from semiseg.study.core import REMOVED, StudyCore
+from semiseg.study.core import REMOVED, STAMP, StudyCore
 from semiseg.study.labels import CaseFiles
 from semiseg.study.opening import CASE_NAME, read_case
 from semiseg.study.record import backup_of
 from semiseg.study.storage import make_folder, on_disk, sync_folder
 
-_STAMPED = re.compile(r"(.+)-\d{8}T\d{6}(?:-\d+)?")
+_STAMPED = re.compile(".+" + STAMP)
 
 
 class Removal(StudyCore):

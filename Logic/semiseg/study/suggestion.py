@@ -12,7 +12,6 @@ from semiseg.errors import SchemaError, StorageError, StudyError
 from semiseg.events import Json
 from semiseg.images.grid import Grid
 from semiseg.study.case import (
-    PROTECTED,
     Case,
     CaseLabel,
     GateRecord,
@@ -24,11 +23,11 @@ from semiseg.study.combined import combined
 from semiseg.study.fields import Fields
 from semiseg.study.labelling import Labelling
 from semiseg.study.labels import CaseFiles
-from semiseg.study.merge import Computed, merge_program
+from semiseg.study.merge import Computed, by_human, merge_program, present_ids
+from semiseg.study.opening import label_problem
 from semiseg.study.versions import Manifest, version_numbers
 
 Source = Literal["propagated", "predicted"]
-_BY_HUMAN = np.isin(np.arange(256), [int(origin) for origin in PROTECTED])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +80,17 @@ class Suggestions(Labelling):
 
     def human_map(self, case_id: str) -> HumanMap:
         """What humans drew in the case, by its newest label."""
-        case = self.case(case_id)
-        return _human(case, self._newest(case))
+        case, files = self.case(case_id), self._files(self.case(case_id))
+        for version in reversed(version_numbers(files.labels)):
+            try:
+                array = files.read_human(version)
+            except (SchemaError, StorageError) as error:
+                self._tell(label_problem(case_id, files.labels, version, str(error)))
+                continue
+            if not set(present_ids(array)) <= set(self.protocol.ids):
+                array[~np.isin(array, self.protocol.ids)] = 0
+            return HumanMap(case_id=case_id, version=version, array=array)
+        return _human(case, None)
 
     def suggestion(self, case_id: str) -> Suggestion | None:
         """The newest word of a program, without voxels that humans decided; None if none."""
@@ -170,7 +178,7 @@ class Suggestions(Labelling):
 def _human(case: Case, label: CaseLabel | None) -> HumanMap:
     if label is None:
         label = empty_label(case.id, case.grid)
-    array = np.where(_BY_HUMAN[label.origin], label.array, np.uint16(0))
+    array = np.where(by_human(label.origin), label.array, np.uint16(0))
     return HumanMap(case_id=case.id, version=label.version, array=array)
 
 
@@ -237,7 +245,7 @@ def _gate(manifest: Manifest) -> GateRecord | None:
 
 def _with_programs_of(before: CaseLabel, earlier: CaseLabel | None, grid: Grid) -> CaseLabel:
     """`before` with the program voxels of `earlier` (none: no program voxels) for its own."""
-    human = _BY_HUMAN[before.origin]
+    human = by_human(before.origin)
     plain = replace(
         before,
         array=np.where(human, before.array, np.uint16(0)),
@@ -247,7 +255,7 @@ def _with_programs_of(before: CaseLabel, earlier: CaseLabel | None, grid: Grid) 
     )
     if earlier is None:
         return plain
-    program = ~_BY_HUMAN[earlier.origin]
+    program = ~by_human(earlier.origin)
     computed = Computed(
         array=np.where(program, earlier.array, np.uint16(0)),
         confidence=np.where(program, earlier.confidence, np.float32(0)),
