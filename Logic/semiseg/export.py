@@ -76,7 +76,7 @@ def export_study(
     study: Study,
     folder: Path,
     what: str = "combined",
-    format_: str = "both",
+    format_: str | Sequence[str] = "both",
     case_ids: Sequence[str] | None = None,
     emit: Emit = ignore,
     *,
@@ -85,16 +85,18 @@ def export_study(
     """Write the segmentations of `case_ids` (all that have one by default) into `folder`.
 
     `what`: the prediction under a human's decisions (combined; the label where nothing was
-    predicted), the prediction, or the label. `format_`: `.seg.nrrd`, one NIfTI label map, both,
-    one NIfTI mask per structure (structures), or no voxels at all (csv). `measurements.csv` is
-    always written. Returns the paths.
+    predicted), the prediction, or the label. `format_`, one or several: `.seg.nrrd`, one NIfTI
+    label map, both, one NIfTI mask per structure (structures), or no voxels at all (csv).
+    `measurements.csv` is always written. Returns the paths.
     StorageError when a file is in the way and not to be overwritten, or the disk refuses;
     NotEnoughLabelsError when a chosen case, or every case, has nothing to export.
     """
     check_choice("what", what, get_args(What))
-    check_choice("format", format_, get_args(Format))
+    formats = (format_,) if isinstance(format_, str) else tuple(format_)
+    for name in formats:
+        check_choice("format", name, get_args(Format))
     cases = [study.case(case_id) for case_id in _exportable(study, what, case_ids)]
-    files = {case.id: _files(folder, case, what, format_, study.protocol) for case in cases}
+    files = {case.id: _files(folder, case, what, formats, study.protocol) for case in cases}
     paths = [*(path for part in files.values() for path in part), folder / MEASUREMENTS]
     _prepare(folder, paths, overwrite=overwrite)
     rows: list[dict[str, str]] = []
@@ -207,14 +209,16 @@ def _has(study: Study, case_id: str, what: str) -> bool:
 
 
 def _files(
-    folder: Path, case: Case, what: str, format_: str, protocol: Protocol
+    folder: Path, case: Case, what: str, formats: Sequence[str], protocol: Protocol
 ) -> dict[Path, tuple[Segment, ...] | int]:
     """Path -> the segments of a label map, or the id of a mask of one structure."""
     stem = f"{case.id}_{what}"
     files: dict[Path, tuple[Segment, ...] | int] = {
-        folder / f"{stem}.{suffix}": protocol.segments() for suffix in _SUFFIXES[format_]
+        folder / f"{stem}.{suffix}": protocol.segments()
+        for name in formats
+        for suffix in _SUFFIXES[name]
     }
-    if format_ == "structures":
+    if "structures" in formats:
         for structure in protocol.structures:
             name = re.sub(r"\W+", "_", structure.name).strip("_")[:60]
             files[folder / f"{stem}_{structure.id}_{name}.nii.gz"] = structure.id

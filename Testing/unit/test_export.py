@@ -121,6 +121,15 @@ def test_structures_become_one_mask_each(study: Study, tmp_path: Path) -> None:
     assert grid.difference(OBLIQUE) is None
 
 
+def test_several_formats_are_written_once_each(study: Study, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    formats = ("both", "nii.gz", "structures")
+    paths = export_study(study, folder, "combined", formats, ["ct1"])
+    assert len(paths) == len(set(paths)) == len(names_in(folder)) == 5
+    with pytest.raises(ConfigError, match="png"):
+        export_study(study, folder, "combined", ("csv", "png"))
+
+
 def test_measurements_say_volume_grey_values_and_who_drew(study: Study, tmp_path: Path) -> None:
     export_study(study, tmp_path / "out", format_="csv")
     assert names_in(tmp_path / "out") == [MEASUREMENTS]

@@ -78,12 +78,14 @@ def export(
     what: Annotated[
         str, typer.Option(help="combined (human where drawn, else the model), prediction or label.")
     ] = "combined",
-    format_: Annotated[
-        str,
+    formats: Annotated[
+        list[str] | None,
         typer.Option(
-            "--format", help="seg.nrrd, nii.gz, both, structures (a mask each) or csv (volumes)."
+            "--format",
+            help="seg.nrrd, nii.gz, both (default), structures (a mask each) or csv (volumes); "
+            "may be given several times.",
         ),
-    ] = "both",
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files that are there already.")
     ] = False,
@@ -101,7 +103,9 @@ def export(
     screen = screen_of(context)
     study = Study.open(folder)
     chosen = chosen_cases(study, cases)
-    written = export_study(study, target, what, format_, chosen, screen.emit, overwrite=overwrite)
+    written = export_study(
+        study, target, what, formats or "both", chosen, screen.emit, overwrite=overwrite
+    )
     screen.data(files=[str(path) for path in written])
     screen.say(f"wrote {len(written)} files to {target}")
 
