@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import slicer
-from SemiSegModuleLib.mrml import segments
+from semiseg.study.protocol import common_structure
+from SemiSegModuleLib.mrml import segments, structures
 from SemiSegModuleLib.mrml.binding import Callbacks, SceneBinding
 
 _STROKE = (3, 6, 3, 6, 2, 4)  # x0 x1 y0 y1 z0 z1
@@ -62,6 +63,17 @@ def test_erasing_and_undo_are_told_and_read(world, case, oblique):
     editor.undo()
     assert "c1" in heard
     assert (_read(drawn, oblique, world.protocol)[_VOXELS] == 3).all()
+
+
+def test_a_structure_whose_id_needs_two_bytes_can_be_painted(world, case, oblique):
+    drawn, editor, _binding, _heard = case
+    editor.paint("SemiSeg_3", (0, 1, 0, 1, 0, 1))
+    more = world.protocol.add(common_structure("pancreas", 400))
+    structures.sync_segments(drawn, more)
+    editor.paint("SemiSeg_400", _STROKE)
+    expected = np.zeros(oblique.shape_zyx, np.uint16)
+    expected[_VOXELS], expected[:2, :2, :2] = 400, 3
+    assert np.array_equal(_read(drawn, oblique, more), expected)
 
 
 def test_a_second_structure_overwrites_the_first_by_default(world, case, oblique):

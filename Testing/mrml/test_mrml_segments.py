@@ -64,6 +64,15 @@ def test_new_segments_say_what_the_protocol_says(world, case):
     assert ids == ["SemiSeg_3", "SemiSeg_7"]
 
 
+def test_label_values_are_the_ids_of_the_structures(world, case):
+    more = world.protocol.add(common_structure("pancreas", 400))
+    structures.sync_segments(case[1], more)
+    segmentation = case[1].GetSegmentation()
+    values = [segmentation.GetNthSegment(number).GetLabelValue() for number in range(3)]
+    assert values == [3, 7, 400]
+    assert segmentation.GetNumberOfLayers() == 1
+
+
 def test_slicer_understands_the_terminology_of_a_segment(world, case):
     logic = slicer.vtkSlicerTerminologiesModuleLogic()
     entry = slicer.vtkSlicerTerminologyEntry()

@@ -193,6 +193,8 @@ def write_ids(
     wanted = None if mask is None else mask[within(shared, box)]
     changed = 0
     for plane, line in enumerate(target):
+        if not source[plane].max() and not line.max():
+            continue
         new = table[source[plane]]
         differs = line != new
         if wanted is not None:
@@ -211,7 +213,7 @@ def _needed(table: NDArray, ids: NDArray, box: Box, mask: NDArray | None) -> Box
     lines = [np.zeros(size, np.bool_) for size in ids.shape]
     holds = table != 0
     for number, plane in enumerate(ids):
-        if plane.any():
+        if plane.max(initial=0):
             held = holds[plane] if mask is None else holds[plane] & mask[number]
             lines[1] |= held.any(axis=1)
             across = held.any(axis=0)
@@ -310,6 +312,6 @@ def _lines(array: NDArray) -> tuple[NDArray[np.bool_], ...]:
     """For each axis, which of its slices hold something."""
     if array.size == 0:
         return tuple(np.zeros(size, np.bool_) for size in array.shape)
-    flat = array if array.dtype == np.bool_ else array.astype(np.bool_)
-    in_plane = flat.any(axis=0)
-    return flat.any(axis=(1, 2)), in_plane.any(axis=1), in_plane.any(axis=0)
+    # The largest value is found many voxels at a time, other than any value that is not 0.
+    in_plane = array.max(axis=0) != 0
+    return array.max(axis=(1, 2)) != 0, in_plane.any(axis=1), in_plane.any(axis=0)

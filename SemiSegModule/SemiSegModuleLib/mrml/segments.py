@@ -219,8 +219,8 @@ def _add_all(node, volume_node, protocol: Protocol) -> None:
     image.SetExtent(0, -1, 0, -1, 0, -1)
     image.SetImageToWorldMatrix(to_vtk(affine_ras(grid_of(volume_node))))
     node.GetSegmentation().SetSourceRepresentationName(LABELMAP)
-    for value, structure in enumerate(protocol.structures, start=1):
-        add_segment(node, structure, image, value)
+    for structure in protocol.structures:
+        add_segment(node, structure, image)
     sync_segments(node, protocol)
 
 
@@ -320,6 +320,8 @@ def _require_segments(node, array: Ids, where: NDArray[np.bool_] | None) -> None
     unknown[[0, *(info.structure_id or 0 for info in structures_in(node))]] = False
     missing: set[int] = set()
     for number, plane in enumerate(array):
+        if not plane.max(initial=0):
+            continue
         bad = unknown[plane] if where is None else unknown[plane] & where[number]
         if bad.any():
             missing |= set(np.unique(plane[bad]).tolist())
