@@ -205,7 +205,7 @@ def _source(plan: Plan, megabytes: int) -> str:
     size = f"{megabytes / 1000:.0f} GB" if megabytes >= 1000 else f"{megabytes} MB"
     return _(
         "About {size} are downloaded (the size of the packages for Linux in November 2026; other "
-        "systems and versions differ), and about three times as much is needed on the disk."
+        "systems and versions differ), and up to five times as much is needed on the disk."
     ).format(size=size)
 
 
