@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -368,9 +369,10 @@ def test_the_scene_offers_volumes_that_are_no_cases_and_says_why_not_others(
     section.addSceneButton.click()
     chooser = section._chooser
     shown = [chooser.list.item(row).text() for row in range(chooser.list.count)]
-    assert [text.split("\n")[0] for text in shown] == ["abdomen", "foreign", "labels"]
-    assert all("\n" in text for text in shown[1:])
-    assert chooser.list.item(2).flags() == qt.Qt.NoItemFlags
+    assert shown[0] == "abdomen"
+    assert shown[1].startswith("foreign: It belongs to another study")
+    assert "labels is no scalar volume" in shown[2]
+    assert not chooser.list.item(2).flags() & qt.Qt.ItemIsUserCheckable
     assert [offer.node for offer in chooser.chosen()] == [good]
     chooser.buttons.button(qt.QDialogButtonBox.Ok).click()
     assert session.told == [("add_volumes", [good], [None])]
@@ -440,7 +442,53 @@ def test_an_empty_study_says_how_to_begin(section: Any, session: FakeSession) ->
     section.refresh({"cases"})
     assert "Add" in section.hintLabel.text
     assert section.addFilesButton.enabled
-    assert not section.filterEdit.enabled
+    assert not section.filterEdit.visible
+
+
+def shuffled(session: FakeSession, rng: random.Random, step: int) -> None:
+    """Adds, drops or changes a case, or shows another."""
+    action = rng.randrange(4)
+    if action == 0 or not session.listed:
+        session.listed.insert(rng.randint(0, len(session.listed)), overview(100 + step))
+    elif action == 1:
+        session.listed.pop(rng.randrange(len(session.listed)))
+    elif action == 2:
+        place = rng.randrange(len(session.listed))
+        name, score = rng.choice(("CT", "mr 7", "x")), rng.choice((None, rng.random()))
+        session.listed[place] = replace(session.listed[place], name=name, score=score)
+    ids = [row.id for row in session.listed]
+    session.current = rng.choice([*ids, None])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_after_any_changes_the_table_shows_what_the_session_says(
+    section: Any, session: FakeSession, seed: int
+) -> None:
+    from SemiSegModuleLib.sections.cases_cells import cells, matches, searchable
+
+    rng = random.Random(seed)
+    for step in range(60):
+        shuffled(session, rng, step)
+        section.refresh({"cases"})
+        section.filterEdit.text = rng.choice(("", "", "ct", "x", "7"))
+        column, rising = rng.randrange(7), rng.random() < 0.5
+        sort(section, column, rising=rising)
+        wanted = {
+            row.id: cells(row, shown=row.id == session.current, loaded=False)
+            for row in session.listed
+            if matches(searchable(row), section.filterEdit.text)
+        }
+        visible = section.table.visible()
+        assert sorted(visible) == sorted(wanted)
+        for place in range(7):
+            shown = [data(section, case_id, place, "ToolTipRole") for case_id in visible]
+            assert shown == [wanted[case_id][place].tip for case_id in visible]
+        keys = [wanted[case_id][column].order for case_id in visible]
+        assert keys == sorted(keys, reverse=not rising)
+        assert set(section.table.selected()) <= set(visible)
+        assert section.showButton.enabled == (
+            section.table.selected()[:1] not in ([], [session.current])
+        )
 
 
 @pytest.fixture

@@ -78,6 +78,11 @@ class CasesSection:
         self.hintLabel = qt.QLabel()
         self.hintLabel.wordWrap = True
         self.hintLabel.alignment = qt.Qt.AlignCenter
+        self._need_rows = [
+            *(self.table.view, self.filterEdit, self.countLabel, self.modalityCombo),
+            *(self.previousButton, self.nextButton, self.showButton),
+            *(self.unloadButton, self.removeButton),
+        ]
         column(
             self.widget,
             row(self.addFilesButton, self.addSceneButton, self.addDicomButton, self.dicomButton),
@@ -92,7 +97,10 @@ class CasesSection:
         self.addFilesButton = button(
             _("Add files..."),
             self.add_files,
-            _("Add scans from NRRD, NIfTI or MetaImage files; the files stay where they are."),
+            _(
+                "Add scans from NRRD, NIfTI or MetaImage files, which stay where they are, or from"
+                " ZIP files of DICOM series."
+            ),
         )
         self.addSceneButton = button(
             _("From scene..."), self.add_from_scene, _("Add volumes that are loaded in Slicer.")
@@ -185,7 +193,8 @@ class CasesSection:
     def add_files(self) -> None:
         """Ask for image files and add each as a case."""
         settings = qt.QSettings()
-        patterns = " ".join(f"*{suffix}" for suffix in SUFFIXES if suffix != ".seg.nrrd")
+        suffixes = [suffix for suffix in SUFFIXES if suffix != ".seg.nrrd"]
+        patterns = " ".join(f"*{suffix}" for suffix in (*suffixes, ".zip"))
         paths = qt.QFileDialog.getOpenFileNames(
             self.widget,
             _("Add scans"),
@@ -319,12 +328,12 @@ class CasesSection:
         self.countLabel.text = self._counted(len(visible), rows)
         self.hintLabel.text = self._hint(has_study=has_study)
         self.hintLabel.visible = rows == 0
-        self.table.view.visible = rows > 0
+        for widget in self._need_rows:
+            widget.visible = rows > 0
 
     def _enable(self, visible: list[str], chosen: list[str]) -> None:
         current, loaded = self._session.current, set(self._session.open_cases)
         others = bool(visible) and visible != [current]
-        self.filterEdit.enabled = self.table.count > 0
         self.previousButton.enabled = others and visible[0] != current
         self.nextButton.enabled = others and visible[-1] != current
         self.showButton.enabled = bool(chosen) and chosen[0] != current
@@ -344,7 +353,7 @@ class CasesSection:
     def _hint(*, has_study: bool) -> str:
         if not has_study:
             return _("Open a study or make a new one above; its scans are listed here.")
-        return _("No scans yet. Add CT and MR files, or volumes that are loaded in Slicer.")
+        return _("No scans yet. Add files of CT and MR scans, or volumes loaded in Slicer.")
 
 
 def _key(sequence: str, parent: Any, slot: Callable[[], None]) -> Any:

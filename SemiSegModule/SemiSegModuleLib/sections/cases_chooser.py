@@ -7,6 +7,8 @@ from slicer.i18n import tr as _
 
 from SemiSegModuleLib.sections.cases_sources import Candidate
 
+_GREY = (122, 122, 122)
+
 
 class VolumeChooser:
     """Opens without blocking; `on_chosen(candidates)` gets the checked ones after "Add"."""
@@ -61,8 +63,9 @@ class VolumeChooser:
     def _item(self, offer: Candidate):
         item = qt.QListWidgetItem(_line(offer))
         if offer.refusal:
-            # Neither checkable nor enabled: greyed by the palette, still readable.
-            item.setFlags(qt.Qt.NoItemFlags)
+            # Grey, but darker than what is disabled: the reason is there to be read.
+            item.setFlags(qt.Qt.ItemIsEnabled)
+            item.setForeground(qt.QBrush(qt.QColor(*_GREY)))
         else:
             item.setFlags(qt.Qt.ItemIsUserCheckable | qt.Qt.ItemIsEnabled)
             item.setCheckState(qt.Qt.Checked)
@@ -83,7 +86,7 @@ class VolumeChooser:
 
 def _line(offer: Candidate) -> str:
     if offer.refusal:
-        return f"{offer.name}\n{offer.refusal}"
+        return offer.refusal if offer.name in offer.refusal else f"{offer.name}: {offer.refusal}"
     hints = [offer.modality or "", "DICOM" if offer.from_dicom else ""]
     known = ", ".join(hint for hint in hints if hint)
     return f"{offer.name} ({known})" if known else offer.name

@@ -62,6 +62,10 @@ class StructuresSection:
         self.hintLabel = qt.QLabel()
         self.hintLabel.wordWrap = True
         self.hintLabel.alignment = qt.Qt.AlignCenter
+        self._need_rows = [
+            *(self.table, self.upButton, self.downButton, self.renameButton),
+            *(self.colorButton, self.termButton, self.deleteButton),
+        ]
         column(
             self.widget,
             row(self.nameEdit, self.addButton, self.presetCombo),
@@ -279,12 +283,13 @@ class StructuresSection:
             widget.enabled = place >= 0
         self.upButton.enabled = place > 0
         self.downButton.enabled = 0 <= place < count - 1
-        self.table.visible = count > 0
+        for widget in self._need_rows:
+            widget.visible = count > 0
         self.hintLabel.visible = count == 0
         self.hintLabel.text = self._hint(has_study=has_study)
 
     @staticmethod
     def _hint(*, has_study: bool) -> str:
         if not has_study:
-            return _("Open a study or make a new one above; its structures are listed here.")
+            return _("Open a study or make a new one; its structures are listed here.")
         return _("Nothing to segment yet. Type a name above, or add a set.")
