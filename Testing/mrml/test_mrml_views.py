@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -241,6 +243,42 @@ def test_window_and_level_stay_with_the_volume(world, binding, views, oblique):
     views.show(one, "c1")
     assert one.volume.GetDisplayNode().GetWindow() == 350.0
     assert one.volume.GetDisplayNode().GetLevel() == 40.0
+
+
+def test_showing_the_shown_case_again_moves_nothing(world, binding, views, layout_manager, oblique):
+    one, two = (_case(world, binding, case_id, oblique) for case_id in ("c1", "c2"))
+    for nodes, case_id in ((one, "c1"), (two, "c2"), (one, "c1")):
+        views.show(nodes, case_id)
+        views.show(nodes, case_id)
+        views.jump("axial", oblique, 8)
+        _slice_nodes(layout_manager)[0].SetXYZOrigin(3.0, -2.0, 0.0)
+        before = to_numpy(_slice_nodes(layout_manager)[0].GetXYToRAS())
+        views.show(nodes, case_id)
+        assert np.array_equal(to_numpy(_slice_nodes(layout_manager)[0].GetXYToRAS()), before)
+
+
+def test_a_case_of_the_same_name_in_another_study_is_looked_at_anew(
+    world, binding, views, layout_manager, oblique
+):
+    views.show(_case(world, binding, "c1", oblique), "c1")
+    fitted = _slice_nodes(layout_manager)[0].GetFieldOfView()
+    _slice_nodes(layout_manager)[0].SetFieldOfView(1.0, 1.0, 1.0)
+    other = SceneBinding(world.scene, "other study")
+    views.show(_case(world, other, "c1", oblique), "c1")
+    assert _slice_nodes(layout_manager)[0].GetFieldOfView() == fitted
+    other.close()
+
+
+def test_views_keep_no_removed_volume_alive(world, binding, views, oblique):
+    nodes = _case(world, binding, "c1", oblique)
+    views.show(nodes, "c1")
+    gone = []
+    nodes.volume.AddObserver("DeleteEvent", lambda *_: gone.append(1))
+    world.scene.RemoveNode(nodes.volume)
+    del nodes
+    gc.collect()
+    assert gone
+    assert views.slice_index("axial", oblique) is not None
 
 
 def test_a_forgotten_case_is_looked_at_anew(world, binding, views, layout_manager, oblique):

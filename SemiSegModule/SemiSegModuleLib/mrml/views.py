@@ -35,9 +35,9 @@ class Views:
 
     def __init__(self, layout_manager, scene) -> None:
         self._layout, self._scene = layout_manager, scene
-        self._positions: dict[str, dict[str, _Position]] = {}
-        self._volume = None
-        self._case_id: str | None = None
+        self._positions: dict[tuple[str, str], dict[str, _Position]] = {}
+        self._volume_id: str | None = None
+        self._shown: tuple[str, str] | None = None  # study and case
         self._active_name = ""
 
     def show(self, nodes: CaseNodes, case_id: str = "") -> None:
@@ -46,28 +46,28 @@ class Views:
         The first time the views are turned to an oblique volume's own planes and fitted to it;
         later they come back to where they were.
         """
-        if self._case_id is not None and self._case_id != case_id:
-            self.remember(self._case_id)
-        self._volume, self._case_id = nodes.volume, case_id
-        self._show_segmentations(nodes)
         volume_id = nodes.volume.GetID() if nodes.volume is not None else None
+        study = (nodes.volume.GetAttribute(STUDY) or "") if nodes.volume is not None else ""
+        is_new = (self._shown, self._volume_id) != ((study, case_id), volume_id)
+        if self._shown is not None and is_new:
+            self._keep(self._shown)
+        self._volume_id, self._shown = volume_id, (study, case_id)
+        self._show_segmentations(nodes)
         for logic in self._logics():
             composite = logic.GetSliceCompositeNode()
             if composite.GetBackgroundVolumeID() != volume_id:
                 composite.SetBackgroundVolumeID(volume_id)
         self.show_uncertainty(None)
-        if nodes.volume is not None and not self.restore(case_id):
-            self._first_look()
+        if nodes.volume is not None and is_new and not self.restore(case_id):
+            self._first_look(nodes.volume)
 
     def remember(self, case_id: str) -> None:
         """Keep where the views are, for `case_id`."""
-        self._positions[case_id] = {
-            node.GetLayoutName(): _position_of(node) for node in self._slice_nodes()
-        }
+        self._keep((self._study, case_id))
 
     def restore(self, case_id: str) -> bool:
         """Bring the views back to where they were for `case_id`; False when that is unknown."""
-        kept = self._positions.get(case_id)
+        kept = self._positions.get((self._study, case_id))
         if kept is None:
             return False
         for node in self._slice_nodes():
@@ -78,13 +78,13 @@ class Views:
 
     def forget(self, case_id: str) -> None:
         """The case is gone: look at it anew if it comes back."""
-        self._positions.pop(case_id, None)
-        if self._case_id == case_id:
-            self._case_id, self._volume = None, None
+        self._positions.pop((self._study, case_id), None)
+        if self._shown == (self._study, case_id):
+            self._shown, self._volume_id = (self._study, ""), None
 
     def close(self) -> None:
-        """Keep no node alive."""
-        self._volume, self._case_id = None, None
+        """Forget all cases."""
+        self._shown, self._volume_id = None, None
         self._positions.clear()
 
     def slice_index(self, plane: Plane, grid: Grid) -> int | None:
@@ -107,8 +107,9 @@ class Views:
         node = self._view_of(plane, grid, voxel_to_world)
         if node is None:
             return
-        if not _is_straight(node, plane, grid, voxel_to_world) and self._volume is not None:
-            node.RotateToVolumePlane(self._volume)
+        volume = self._volume()
+        if volume is not None and not _is_straight(node, plane, grid, voxel_to_world):
+            node.RotateToVolumePlane(volume)
         middle = np.append((np.asarray(grid.size_xyz) - 1) / 2.0, 1.0)
         middle[2 - plane_axis(grid, plane)] = index
         node.JumpSliceByOffsetting(*(float(v) for v in (voxel_to_world @ middle)[:3]))
@@ -143,14 +144,26 @@ class Views:
             if node.GetAttribute(STUDY) and node.GetAttribute(ROLE) in ROLES:
                 node.SetDisplayVisibility(node.GetID() in shown)
 
-    def _first_look(self) -> None:
-        oblique = _is_oblique(self._volume)
+    @property
+    def _study(self) -> str:
+        return self._shown[0] if self._shown is not None else ""
+
+    def _volume(self):
+        return self._scene.GetNodeByID(self._volume_id) if self._volume_id else None
+
+    def _keep(self, key: tuple[str, str]) -> None:
+        self._positions[key] = {
+            node.GetLayoutName(): _position_of(node) for node in self._slice_nodes()
+        }
+
+    def _first_look(self, volume) -> None:
+        oblique = _is_oblique(volume)
         for logic in self._logics():
             node = logic.GetSliceNode()
             if node.GetOrientation() == _REFORMAT:
                 node.SetOrientationToDefault()
             if oblique:
-                node.RotateToVolumePlane(self._volume)
+                node.RotateToVolumePlane(volume)
             logic.FitSliceToBackground()
 
     def _logics(self) -> list:
@@ -190,7 +203,8 @@ class Views:
 
     def _voxel_to_world(self, grid: Grid) -> NDArray[np.float64]:
         """(4, 4) to RAS, with the shown volume's linear parent transform."""
-        transform = self._volume.GetParentTransformNode() if self._volume is not None else None
+        volume = self._volume()
+        transform = volume.GetParentTransformNode() if volume is not None else None
         if transform is None or not transform.IsTransformToWorldLinear():
             return affine_ras(grid)
         matrix = vtk.vtkMatrix4x4()
