@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from types import ModuleType
 from typing import Any
@@ -16,6 +17,7 @@ def install(scene: Any = None) -> Any:
 
     if hasattr(slicer, "app"):
         return slicer.app
+    _spare_none()
     from host import pythonqt
 
     pythonqt.checked_modules.append("SemiSegModule")
@@ -35,6 +37,15 @@ def install(scene: Any = None) -> Any:
     application._complete(slicer.qSlicerCoreIOManager(), slicer.qSlicerModuleManager())
     _add_python_modules(slicer)
     return application
+
+
+def _spare_none() -> None:
+    """PySide6's `true_property` takes a reference to None too many with each call that returns it.
+
+    Before Python 3.12, where None lives forever, the interpreter would end when none is left.
+    """
+    if sys.version_info < (3, 12):
+        ctypes.c_ssize_t.from_address(id(None)).value += 1 << 40
 
 
 def _add_python_modules(slicer: Any) -> None:
