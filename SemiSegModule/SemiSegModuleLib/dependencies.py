@@ -233,5 +233,5 @@ def summary(packages: Sequence[Package]) -> str:
             "{names}, a part of Slicer, is missing or too old for SemiSeg; update Slicer."
         ).format(names=", ".join(old))
     if missing:
-        return _("Not installed yet: {names}. Press Install.").format(names=", ".join(missing))
+        return _("Missing or too old: {names}. Press Install.").format(names=", ".join(missing))
     return _("Everything that the engine needs is installed.")

@@ -147,7 +147,7 @@ def test_what_is_missing_is_shown_with_range_and_version(make: Callable[..., Any
     assert shown["monai"] == (">=1.4", "0.9", "to be replaced")
     assert shown["rich"] == (">=13", "-", "missing")
     assert shown["numpy"][2] == "part of Slicer"
-    assert section.stateLabel.text.startswith("Not installed yet: monai, safetensors")
+    assert section.stateLabel.text.startswith("Missing or too old: monai, safetensors")
     assert section.installButton.enabled
     assert not section.testButton.enabled
 

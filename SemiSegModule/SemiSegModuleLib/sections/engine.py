@@ -156,7 +156,8 @@ class EngineSection:
             for place, text in enumerate(cells):
                 self.table.setItem(index, place, qt.QTableWidgetItem(text))
         self.table.resizeColumnsToContents()
-        self.table.minimumHeight = _ROW_HEIGHT * (len(self._packages) + 1) + _FRAME
+        height = _ROW_HEIGHT * (len(self._packages) + 1) + _FRAME
+        self.table.minimumHeight = self.table.maximumHeight = height
         self.stateLabel.text = summary(self._packages)
         self._show_enabled()
 
