@@ -50,9 +50,8 @@ class VolumeChooser:
         for item in self._items:
             self.list.addItem(item)
         self.list.itemChanged.connect(self._show_count)
-        self.buttons = qt.QDialogButtonBox(
-            qt.QDialogButtonBox.Ok | qt.QDialogButtonBox.Cancel, self.dialog
-        )
+        self.buttons = qt.QDialogButtonBox()
+        self.buttons.standardButtons = qt.QDialogButtonBox.Ok | qt.QDialogButtonBox.Cancel
         self.buttons.accepted.connect(self._accept)
         self.buttons.rejected.connect(self.dialog.reject)
         layout = qt.QVBoxLayout(self.dialog)

@@ -1,6 +1,6 @@
 """Small drawn icons and tints that read on light and on dark backgrounds."""
 
-import functools
+from typing import Any
 
 import qt
 
@@ -37,21 +37,27 @@ _STROKES = {
 _ROUND = {"new": ("grey", False), "segmented": ("green", True), "loaded": ("grey", False)}
 
 
-@functools.cache
-def icon(name: str):
-    """The icon `name`; "blank" is as wide as the others. White where its row is selected."""
-    result = qt.QIcon(_picture(name, None))
-    result.addPixmap(_picture(name, "white"), qt.QIcon.Selected)
-    return result
+class Icons:
+    """Makes each icon and brush once; an object, for none of them may outlive the application."""
 
+    def __init__(self) -> None:
+        self._icons: dict[str, Any] = {}
+        self._tints: dict[str, Any] = {}
 
-@functools.cache
-def tint(name: str):
-    """A see-through brush over the row's own colour; "" is no brush."""
-    if name not in _TINTS:
-        return qt.QBrush()
-    color, strength = _TINTS[name]
-    return qt.QBrush(qt.QColor(*_COLORS[color], strength))
+    def icon(self, name: str) -> Any:
+        """The icon `name`; "blank" is as wide as the others. White where its row is selected."""
+        if name not in self._icons:
+            made = qt.QIcon(_picture(name, None))
+            made.addPixmap(_picture(name, "white"), qt.QIcon.Selected)
+            self._icons[name] = made
+        return self._icons[name]
+
+    def tint(self, name: str) -> Any:
+        """A see-through brush over the row's own color; "" is no brush."""
+        if name not in self._tints:
+            color, strength = _TINTS.get(name, ("grey", 0))
+            self._tints[name] = qt.QBrush(qt.QColor(*_COLORS[color], strength))
+        return self._tints[name]
 
 
 def swatch(red: int, green: int, blue: int):

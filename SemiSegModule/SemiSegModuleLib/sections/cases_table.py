@@ -19,7 +19,7 @@ from SemiSegModuleLib.sections.cases_cells import (
     matches,
     searchable,
 )
-from SemiSegModuleLib.sections.cases_icons import icon, tint
+from SemiSegModuleLib.sections.cases_icons import Icons
 
 _TEXT, _ICON, _TIP = qt.Qt.DisplayRole, qt.Qt.DecorationRole, qt.Qt.ToolTipRole
 _FONT, _TINT, _ALIGNMENT = qt.Qt.FontRole, qt.Qt.BackgroundRole, qt.Qt.TextAlignmentRole
@@ -51,6 +51,7 @@ class CaseTable:
         self._advances: dict[str, int] = {}
         self._full_widths: dict[int, int] = {}
         self._fitting = self._user_width = self._narrow = False
+        self._icons = Icons()
         self._bold = qt.QFontMetrics(_font(bold=True))
         self._build()
 
@@ -198,9 +199,9 @@ class CaseTable:
         put(index, cell.order, _ORDER)
         put(index, cell.tip, _TIP)
         if cell.tint or (before and before.tint):
-            put(index, tint(cell.tint), _TINT)
+            put(index, self._icons.tint(cell.tint), _TINT)
         if cell.icon or (before and before.icon):
-            put(index, icon(cell.icon) if cell.icon else None, _ICON)
+            put(index, self._icons.icon(cell.icon) if cell.icon else None, _ICON)
         if cell.bold or (before and before.bold):
             put(index, _font(bold=cell.bold), _FONT)
         if before is None and column in (MODALITY, UNCERTAINTY, SCORE):
@@ -284,7 +285,7 @@ class CaseTable:
             known = [self.visible()[min(place, len(visible) - 1)]]
         self._wanted = known
         rows = [visible[case_id] for case_id in known if case_id in visible]
-        if rows == [index.row() for index in self._selection.selectedRows()]:
+        if set(rows) == {index.row() for index in self._selection.selectedRows()}:
             return
         self.view.clearSelection()
         flags = qt.QItemSelectionModel.Select | qt.QItemSelectionModel.Rows

@@ -54,8 +54,8 @@ class TermChooser:
         self.dialog.deleteLater()
 
     def _build(self) -> None:
-        buttons = qt.QDialogButtonBox.Ok | qt.QDialogButtonBox.Cancel
-        self.buttons = qt.QDialogButtonBox(buttons, self.dialog)
+        self.buttons = qt.QDialogButtonBox()
+        self.buttons.standardButtons = qt.QDialogButtonBox.Ok | qt.QDialogButtonBox.Cancel
         self.buttons.accepted.connect(self._accept)
         self.buttons.rejected.connect(self.dialog.reject)
         self.okButton = self.buttons.button(qt.QDialogButtonBox.Ok)
