@@ -91,11 +91,15 @@ class DrawingPart(StudyPart):
         return states
 
     @told
-    def mark_done(self, index: int | None = None) -> None:
-        """The slice is finished; suggestions for structures not drawn in it are taken over."""
+    def mark_done(self, index: int | None = None, *, take_over: bool = True) -> None:
+        """The slice is finished; suggestions for structures not drawn in it are taken over.
+
+        Without `take_over` what is drawn is all there is: nobody agrees to what is hidden.
+        """
         opened, index = self._place(index)
-        drawn = self._drawn_in(opened, index)
-        self._take_over(opened, index, [i for i in self.protocol().ids if i not in drawn])
+        if take_over:
+            drawn = self._drawn_in(opened, index)
+            self._take_over(opened, index, [i for i in self.protocol().ids if i not in drawn])
         self._mark(opened, index, SliceState.DONE)
 
     @told

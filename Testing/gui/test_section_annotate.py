@@ -266,7 +266,7 @@ def test_marks_on_their_way_to_the_disk_are_shown_as_being_saved(
 @pytest.mark.parametrize(
     ("action", "index", "told"),
     [
-        ("done", 1, ("mark_done", 1)),
+        ("done", 1, ("mark_done", 1, True)),
         ("empty", 3, ("mark_empty",)),
         ("not_done", 2, ("unmark",)),
         ("previous", 3, ("next_done", -1)),
@@ -328,6 +328,17 @@ def test_suggestion_is_hidden_and_made_fainter(fake: FakeSession, section: Any) 
     shown.refresh({"suggestion"})
     assert not display.GetVisibility()
     assert "model 3" in shown.suggestionCheckBox.toolTip
+
+
+def test_nobody_agrees_to_a_suggestion_that_is_hidden(fake: FakeSession, section: Any) -> None:
+    fake.open()
+    shown = section(fake)
+    shown.suggestionCheckBox.checked = False
+    assert shown.wordsLabel.text.endswith("Liver drawn.")
+    assert _enabled(shown) == {"done", "next"}
+    assert "hidden" in shown.buttons["take_over_case"].toolTip
+    shown.buttons["done"].click()
+    assert fake.told == [("mark_done", 1, False)]
 
 
 def test_uncertainty_is_asked_for_once_per_click(fake: FakeSession, section: Any) -> None:
@@ -450,6 +461,16 @@ def test_slice_done_takes_over_what_is_not_drawn_and_undo_takes_the_mark_back(
     assert session.ledger_states()[5] is not D
     assert "not done" in session.message
     assert (_drawn(shown)[5] == 1).sum() == 25
+
+
+def test_slice_done_leaves_a_hidden_suggestion_alone(shown: SimpleNamespace, paint: Any) -> None:
+    shown.suggest(_array(shown, LIVER, SPLEEN))
+    shown.session.jump_to(5)
+    _draw(shown, paint, 1, _array(shown, (1, slice(5, 6), *LIVER[2:])) > 0)
+    shown.section.suggestionCheckBox.checked = False
+    shown.section.buttons["done"].click()
+    assert shown.session.ledger_states()[5] is D
+    assert (_drawn(shown) == 2).sum() == 0
 
 
 def test_a_mark_without_suggestion_is_not_taken_back_by_undoing_a_stroke(

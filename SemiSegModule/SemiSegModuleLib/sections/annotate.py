@@ -111,8 +111,9 @@ class AnnotateSection:
 
     def onSuggestion(self, *_args: Any) -> None:
         """Show the suggestion as strongly as asked for, or hide it."""
-        self.opacitySlider.enabled = self.suggestionCheckBox.checked
+        self._state.suggestion_visible = bool(self.suggestionCheckBox.checked)
         self._show_suggestion()
+        self._show()
 
     def onUncertainty(self, *_args: Any) -> None:
         """Show or hide where the suggestion is unsure."""
@@ -231,7 +232,7 @@ class AnnotateSection:
     def _mark_done(self) -> None:
         index = self._session.slice_index()
         with self._undo.watching(index):
-            self._session.mark_done(index)
+            self._session.mark_done(index, take_over=self._state.suggestion_visible)
 
     def _follow_undo(self) -> None:
         undone = self._undo.undone()

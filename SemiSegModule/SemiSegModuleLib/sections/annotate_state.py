@@ -33,10 +33,11 @@ class Shown:
 
 
 class AnnotateState:
-    """Reads the session."""
+    """Reads the session; a hidden suggestion (`suggestion_visible`) counts for nothing."""
 
     def __init__(self, session: Any) -> None:
         self._session = session
+        self.suggestion_visible = True
 
     def nodes(self) -> Any:
         """The current case's nodes; None without a case."""
@@ -56,6 +57,8 @@ class AnnotateState:
         index = None if self._no_case(nodes) else session.slice_index()
         strip = StripContent() if self._no_case(nodes) else self._strip(index)
         content = content_of(session, index)
+        if not self.suggestion_visible:
+            content = SliceContent(drawn=content.drawn)
         has_suggestion = nodes is not None and nodes.suggestion is not None
         return Shown(
             strip=strip,
@@ -131,6 +134,9 @@ class AnnotateState:
         if not has_suggestion:
             found["take_over_case"] = _("Nothing is suggested for this case.")
         found |= self._why_not_here(strip, content)
+        if has_suggestion and not self.suggestion_visible:
+            hidden = _("The suggestion is hidden; show it first.")
+            found["take_over"] = found["take_over_case"] = hidden
         return found
 
     def _why_not_here(self, strip: StripContent, content: SliceContent) -> dict[str, str]:
