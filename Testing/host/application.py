@@ -7,7 +7,7 @@ import tempfile
 from types import SimpleNamespace
 from typing import Any
 
-from PySide6 import QtCore, QtWidgets
+from PySide6 import QtCore, QtGui, QtWidgets
 
 import slicer
 from host.layout_manager import qSlicerLayoutManager
@@ -23,6 +23,7 @@ class qSlicerApplication(QtWidgets.QApplication):  # noqa: N801
         QtWidgets.QApplication.__init__(self, [sys.argv[0]])
         self.applicationName = "Slicer"
         self.organizationName = "slicer-stand-in"
+        _ensure_font()
         self._scene = scene
         self._testing = True
         self._logic = slicer.vtkSlicerApplicationLogic()
@@ -89,6 +90,17 @@ class qSlicerApplication(QtWidgets.QApplication):  # noqa: N801
 
     def resumeRender(self) -> None:  # noqa: N802
         """Pictures are drawn when they are asked for."""
+
+
+def _ensure_font() -> None:
+    """A machine without fonts shows no text: Pillow brings one."""
+    if not QtGui.QFontDatabase.families():
+        from PIL import ImageFont
+
+        data = ImageFont.load_default(size=10).font_bytes  # type: ignore[union-attr]
+        number = QtGui.QFontDatabase.addApplicationFontFromData(QtCore.QByteArray(data))
+        families = QtGui.QFontDatabase.applicationFontFamilies(number)
+        QtWidgets.QApplication.setFont(QtGui.QFont(families[0], 9))
 
 
 def _give_cache(scene: Any, folder: str) -> None:

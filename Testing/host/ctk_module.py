@@ -82,18 +82,20 @@ class ctkCollapsibleButton(QtWidgets.QPushButton):  # noqa: N801
 
     def paintEvent(self, _event: QtGui.QPaintEvent) -> None:  # noqa: N802
         painter = QtWidgets.QStylePainter(self)
-        option = QtWidgets.QStyleOptionButton()
-        option.initFrom(self)
-        option.rect = QtCore.QRect(0, 0, self.width, self._title_height)
-        option.features = QtWidgets.QStyleOptionButton.ButtonFeature.Flat
-        painter.fillRect(option.rect, self.palette().button())
-        arrow = "▾ " if self.checked else "▸ "
-        option.text = arrow + self.text
-        rect = option.rect.adjusted(8, 0, -8, 0)
-        flags = int(QtCore.Qt.AlignmentFlag.AlignVCenter | QtCore.Qt.AlignmentFlag.AlignLeft)
+        title = QtCore.QRect(0, 0, self.width, self._title_height)
+        painter.fillRect(title, self.palette().button())
+        arrow = QtWidgets.QStyleOption()
+        arrow.initFrom(self)
+        arrow.rect = QtCore.QRect(4, title.center().y() - 5, 12, 12)
+        kinds = QtWidgets.QStyle.PrimitiveElement
+        kind = kinds.PE_IndicatorArrowDown if self.checked else kinds.PE_IndicatorArrowRight
+        self.style().drawPrimitive(kind, arrow, painter, self)
+        flags = QtCore.Qt.AlignmentFlag
+        left = int(flags.AlignVCenter | flags.AlignLeft)
         role = QtGui.QPalette.ColorRole.ButtonText
+        inside = title.adjusted(22, 0, -8, 0)
         self.style().drawItemText(
-            painter, rect, flags, self.palette(), self.enabled, option.text, role
+            painter, inside, left, self.palette(), self.enabled, self.text, role
         )
 
 

@@ -34,6 +34,7 @@ class qMRMLSliceView(QtWidgets.QWidget):  # noqa: N801
         QtWidgets.QWidget.__init__(self)
         self._logic = logic
         self._painter: Any = None
+        self._scale = 1.0
 
     def mrmlSliceNode(self) -> Any:  # noqa: N802
         return self._logic.GetSliceNode()
@@ -49,7 +50,7 @@ class qMRMLSliceView(QtWidgets.QWidget):  # noqa: N801
             self._painter(self, self._logic)
 
     def resizeEvent(self, event: Any) -> None:  # noqa: N802
-        size = event.size()
+        size = event.size() * self._scale
         self._logic.ResizeSliceNode(size.width(), size.height())
 
 
