@@ -102,7 +102,8 @@ class Removal(StudyCore):
 
     def _removed_folder(self, path: Path) -> Path:
         folder = path if path.is_absolute() else self.folder / REMOVED / path
-        if folder.parent.resolve() == (self.folder / REMOVED).resolve() and folder.is_dir():
+        inside = folder.parent.resolve() == (self.folder / REMOVED).resolve()
+        if inside and _STAMPED.fullmatch(folder.name) and folder.is_dir():
             return folder
         names = ", ".join(found.name for found in self.removed_cases()) or "none"
         raise StudyError(f"{path} is no removed case of this study; there are: {names}")
