@@ -108,6 +108,26 @@ def test_names_complete_as_a_clinician_writes_them(section: Any) -> None:
     assert not any("_" in name for name in found)
 
 
+def test_return_in_the_completions_adds_and_empties_the_field(
+    section: Any, session: FakeSession, application: Any
+) -> None:
+    import qt
+
+    test = pytest.importorskip("PySide6.QtTest").QTest
+    section.widget.activateWindow()
+    test.qWaitForWindowActive(section.widget, 1000)
+    section.nameEdit.setFocus()
+    test.keyClicks(section.nameEdit, "right kidn")
+    application.processEvents()
+    popup = section.nameEdit.completer().popup()
+    test.keyClick(popup, qt.Qt.Key_Down)
+    test.keyClick(popup, qt.Qt.Key_Return)
+    application.processEvents()
+    assert session.now.structures[-1].name == "right kidney"
+    assert section.nameEdit.text == ""
+    assert session.said == []
+
+
 @pytest.mark.parametrize(("name", "said"), [("", "needs a name"), ("LIVER", "liver already")])
 def test_empty_and_taken_names_are_refused(
     section: Any, session: FakeSession, name: str, said: str

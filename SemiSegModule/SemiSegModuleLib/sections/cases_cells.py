@@ -158,7 +158,9 @@ def _trust(row: CaseOverview) -> Cell:
         return Cell(NOTHING, -1.0, _("Nothing was propagated into this scan yet."))
     order = _TRUST[row.gate.verdict] + min(max(row.gate.score, 0.0), 1.0) / 2
     verdict = row.gate.verdict
-    return Cell(_trust_name(row), order, gate_in_words(row.gate), tint=verdict, icon=verdict)
+    words = gate_in_words(row.gate)
+    tip = words[:1].upper() + words[1:]
+    return Cell(_trust_name(row), order, tip, tint=verdict, icon=verdict)
 
 
 def _trust_name(row: CaseOverview) -> str:

@@ -83,6 +83,7 @@ class StructuresSection:
         self._completer = qt.QCompleter(edit.suggestions(), self.nameEdit)
         self._completer.caseSensitivity = qt.Qt.CaseInsensitive
         self._completer.filterMode = qt.Qt.MatchContains
+        self._completer.connect("activated(QString)", self._on_completed)
         self.nameEdit.setCompleter(self._completer)
         self.nameEdit.connect("returnPressed()", self.add)
         self.addButton = button(_("Add"), self.add, _("Add the structure (Return)."))
@@ -200,6 +201,15 @@ class StructuresSection:
         chosen = self.selected()
         if chosen is not None:
             self._change(lambda now: edit.moved(now, chosen, step))
+
+    def _on_completed(self, _text: str) -> None:
+        # Return in the list of completions adds first and completes the emptied field then.
+        qt.QTimer.singleShot(0, self._clear_added)
+
+    def _clear_added(self) -> None:
+        known = {structure.name.casefold() for structure in self._protocol().structures}
+        if self.nameEdit.text.casefold() in known:
+            self.nameEdit.text = ""
 
     def _on_preset(self, number: int) -> None:
         self.presetCombo.currentIndex = 0
