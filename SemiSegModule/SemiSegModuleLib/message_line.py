@@ -7,10 +7,11 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 
-from SemiSegModuleLib.qt_helpers import button, column, set_margins
+from SemiSegModuleLib.qt_helpers import column, set_margins
 
 _ICON_PIXELS = 20
 _DETAILS_HEIGHT = 160
+_LEAST_HEIGHT = 30
 
 
 class MessageLine:
@@ -24,9 +25,9 @@ class MessageLine:
         self.textLabel = qt.QLabel()
         self.textLabel.wordWrap = True
         self.textLabel.textInteractionFlags = qt.Qt.TextSelectableByMouse
-        self.detailsButton = button(_("Details"), self.onDetails, _("What the programs printed"))
+        self.detailsButton = _tool(_("Details"), self.onDetails, _("What the programs printed"))
         self.detailsButton.checkable = True
-        self.dismissButton = button(_("Dismiss"), self.onDismiss, _("Take this message away"))
+        self.dismissButton = _tool("✕", self.onDismiss, _("Take this message away"))
         self.detailsText = qt.QPlainTextEdit()
         self.detailsText.readOnly = True
         self.detailsText.setFixedHeight(_DETAILS_HEIGHT)
@@ -38,7 +39,6 @@ class MessageLine:
         """Show what the session says now."""
         session = self._session
         error, text = session.message_is_error, session.message
-        self.widget.setVisible(bool(text))
         self.textLabel.text = text
         self.iconLabel.setVisible(error)
         self.detailsButton.setVisible(error)
@@ -68,4 +68,14 @@ class MessageLine:
         line.addWidget(self.detailsButton)
         line.addWidget(self.dismissButton)
         column(self.widget, line, self.detailsText)
-        set_margins(self.widget.layout(), 6, 4, 6, 4)
+        set_margins(self.widget.layout(), 6, 2, 2, 2)
+        # The line keeps its place, so that a message moves nothing that one is about to click.
+        self.widget.minimumHeight = _LEAST_HEIGHT
+
+
+def _tool(text: str, slot: Any, tool_tip: str) -> Any:
+    """A small flat button."""
+    result = qt.QToolButton()
+    result.text, result.toolTip, result.autoRaise = text, tool_tip, True
+    result.connect("clicked()", slot)
+    return result

@@ -76,7 +76,7 @@ class DraftPart(SessionCore):
         if opened.dirty_since is None:
             opened.dirty_since = opened.touched_at
         opened.conflict = ""
-        self.changed("drawn", "study")
+        self.changed("drawn")
 
     @property
     def saving(self) -> bool:

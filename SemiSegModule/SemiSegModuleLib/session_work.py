@@ -208,11 +208,15 @@ class WorkPart(CasePart):
         self.task.take(event)
         self.changed("task")
         case_id = event.data.get("case")
-        if event.data.get("saved") is True and isinstance(case_id, str):
-            self._case_saved(self.task.kind, case_id)
+        if not isinstance(case_id, str):
+            return
+        if "saved" in event.data:
+            self._case_ready(self.task.kind, case_id)
+        elif "why" in event.data:
+            self.say(f"{case_id}: {event.data['why']}")
 
-    def _case_saved(self, kind: str, case_id: str) -> None:
-        """Show a case's result as soon as it is there, not when all are."""
+    def _case_ready(self, kind: str, case_id: str) -> None:
+        """Show a case's result as soon as it is there, not when all are; a rejected one, too."""
         self.reload_study()
         row = self.row(case_id)
         if row is None:

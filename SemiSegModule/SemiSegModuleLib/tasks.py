@@ -68,8 +68,8 @@ class TaskState:
                 # A night of learning must not make the plot slow.
                 if len(points) > _MOST_POINTS:
                     del points[1:-1:2]
-        if event.data.get("saved") is True:
-            self.cases_done.append(str(event.data.get("case", "")))
+        if "saved" in event.data and isinstance(event.data.get("case"), str):
+            self.cases_done.append(str(event.data["case"]))
 
 
 @dataclass(eq=False)

@@ -104,7 +104,7 @@ class Panel:
         wanted = getattr(section, "wants_attention", False)
         area.collapsed = section.name not in _OPEN_AT_START and not wanted
         inside = qt.QVBoxLayout(area)
-        set_margins(inside, 6, 6, 6, 6)
+        set_margins(inside, 3, 6, 3, 6)
         inside.addWidget(section.widget)
         layout.addWidget(area)
         self.sections[section.name], self.areas[section.name] = section, area

@@ -67,7 +67,8 @@ class StudySection:
 
     def onCreate(self, *_args: Any) -> None:
         folder = self._new_folder()
-        if folder is not None and self._session.create_study(folder, self.nameEdit.text.strip()):
+        name = self.nameEdit.text.strip()
+        if folder is not None and self._may_leave() and self._session.create_study(folder, name):
             self.nameEdit.text = ""
             self.parentEdit.addCurrentPathToHistory()
 
@@ -75,11 +76,12 @@ class StudySection:
         title = _("Open study: choose its folder")
         start = self._session.study_folder or self._session.missing_folder or ""
         folder = qt.QFileDialog.getExistingDirectory(self.widget, title, str(start))
-        if folder:
+        if folder and self._may_leave():
             self._session.open_study(Path(folder))
 
     def onRecent(self, folder: Path, *_args: Any) -> None:
-        self._session.open_study(folder)
+        if self._may_leave():
+            self._session.open_study(folder)
 
     def onFillRecent(self, *_args: Any) -> None:
         self.recentMenu.clear()
@@ -95,7 +97,8 @@ class StudySection:
             self.recentMenu.addAction(_("No study was opened yet")).enabled = False
 
     def onCloseStudy(self, *_args: Any) -> None:
-        self._session.close_study()
+        if self._may_leave():
+            self._session.close_study()
 
     def onShowFolder(self, *_args: Any) -> None:
         url = qt.QUrl.fromLocalFile(str(self._session.study_folder))
@@ -165,6 +168,13 @@ class StudySection:
         set_margins(form, 0, 4, 0, 0)
         form.addRow(_("Name"), row(self.nameLabel, 1, self.savedLabel))
         form.addRow(_("Folder"), row(self.pathEdit, self.folderButton))
+
+    def _may_leave(self) -> bool:
+        """Whether the open study may go: work that runs in it would be stopped."""
+        if not self._session.busy():
+            return True
+        question = _("Work is running in this study. Stop it? What it finished so far is kept.")
+        return bool(self._session.confirm(question))
 
     def _new_folder(self) -> Path | None:
         """Where the new study would lie; None until name and folder are given."""

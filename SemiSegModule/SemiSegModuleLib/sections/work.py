@@ -113,7 +113,7 @@ class WorkSection:
         self.propagateButton = button(_("Propagate"), self.onPropagate)
         self.learnButton = button(_("Learn"), self.onLearn)
         self.segmentButton = button(_("Segment all"), self.onSegment)
-        self.undoButton = button(_("Undo"), self.onUndo)
+        self.undoButton = button(_("Undo suggestion"), self.onUndo)
         self.caseLabel = qt.QLabel()
         self.caseLabel.wordWrap = True
 
@@ -139,6 +139,7 @@ class WorkSection:
         box = qt.QComboBox()
         box.addItems(texts)
         box.sizeAdjustPolicy = qt.QComboBox.AdjustToMinimumContentsLengthWithIcon
+        box.minimumContentsLength = 10
         box.connect("currentIndexChanged(int)", self.onChoice)
         return box
 
@@ -156,10 +157,12 @@ class WorkSection:
         steps.addWidget(self.learnButton, 0, 1)
         steps.addWidget(self.segmentButton, 0, 2)
         scope = row(self.thisCaseButton, self.allCasesButton, 1)
-        times = row(qt.QLabel(_("Learning time")), self.minutesBox, self.deviceBox, 1)
-        case = row(self.caseLabel, self.undoButton)
-        case.setStretch(0, 1)
-        column(self.widget, scope, times, steps, self.progress.widget, case, self.advancedArea)
+        timeLabel, deviceLabel = qt.QLabel(_("Learn for")), qt.QLabel(_("on"))
+        times = row(timeLabel, self.minutesBox, deviceLabel, self.deviceBox, 1)
+        self.caseArea = qt.QWidget()
+        column(self.caseArea, self.caseLabel, row(1, self.undoButton))
+        parts = (scope, times, steps, self.progress.widget, self.caseArea, self.advancedArea)
+        column(self.widget, *parts)
 
     def _show_choices(self) -> None:
         """Bring the widgets to what the parameters and the study say."""
@@ -226,8 +229,7 @@ class WorkSection:
             if shown.uncertainty is not None:
                 text += _(", unsure {percent:.0f} %").format(percent=100 * shown.uncertainty)
         self.caseLabel.text = text
-        self.caseLabel.setVisible(bool(text))
-        self.undoButton.setVisible(current is not None)
+        self.caseArea.setVisible(bool(text))
 
 
 def _place(choices: tuple[Any, ...], choice: Any) -> int:

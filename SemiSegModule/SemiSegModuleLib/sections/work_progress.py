@@ -95,9 +95,13 @@ class ProgressArea:
             plot.setMRMLScene(None)
             plot.deleteLater()
         self._plots.clear()
+        self._remove_nodes()
+
+    def _remove_nodes(self) -> None:
+        scene = self._session.scene
         for node in self._nodes:
-            if slicer.mrmlScene.IsNodePresent(node):
-                slicer.mrmlScene.RemoveNode(node)
+            if scene.IsNodePresent(node):
+                scene.RemoveNode(node)
         self._nodes.clear()
         if self._curves is not None:
             self._curves.close()
@@ -146,16 +150,19 @@ class ProgressArea:
 
     def _make_plots(self) -> None:
         """The plots exist from the first learning on; most visits to the panel need none."""
-        if self._plots:
+        scene = self._session.scene
+        if self._nodes and all(scene.IsNodePresent(node) for node in self._nodes):
             return
+        self._remove_nodes()  # the scene was closed meanwhile
         curves = self._curves_now()
         for name in _CURVES:
-            plot = slicer.qMRMLPlotWidget()
-            plot.setMRMLScene(self._session.scene)
-            plot.setMRMLPlotViewNode(self._view_node(name, curves.chart(name)))
-            plot.setFixedHeight(_PLOT_HEIGHT)
-            self.plotArea.layout().addWidget(plot)
-            self._plots[name] = plot
+            if name not in self._plots:
+                plot = self._plots[name] = slicer.qMRMLPlotWidget()
+                plot.setMRMLScene(scene)
+                plot.setFixedHeight(_PLOT_HEIGHT)
+                self.plotArea.layout().addWidget(plot)
+            view_node = self._view_node(name, curves.chart(name))
+            self._plots[name].setMRMLPlotViewNode(view_node)
 
     def _view_node(self, name: str, chart: Any) -> Any:
         scene = self._session.scene
