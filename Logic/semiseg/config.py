@@ -13,6 +13,10 @@ MODALITIES: tuple[Modality, ...] = get_args(Modality)
 Device = Literal["auto", "cpu", "cuda"]
 Validation = Literal["auto", "split", "leave_one_out", "slices", "none"]
 FillChoice = Literal["auto", "guided", "interpolated", "nearest"]
+ExportWhat = Literal["combined", "prediction", "label"]
+ExportFormat = Literal["both", "seg.nrrd", "nii.gz", "structures", "csv", "dicom-seg", "rtstruct"]
+DicomFormat = Literal["dicom-seg", "rtstruct"]
+Identity = Literal["ask", "keep", "remove"]
 T = TypeVar("T")
 
 
