@@ -1,4 +1,4 @@
-"""The formats of `semiseg export`, in words; the engine says which there are."""
+"""The choices of `semiseg export`, in words; a test compares them with `semiseg.config`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import get_args
 
 from slicer.i18n import tr as _
 
-from semiseg.export import Format
+from semiseg.config import DicomFormat
 
-_COMPOSITE = {"both"}  # two others at once: here one ticks two boxes
+TABLE = "csv"  # written with every export, so it has no box
+DICOM = frozenset(get_args(DicomFormat))
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,6 @@ class Choice:
     name: str
     title: str
     tool_tip: str = ""
-
-
-def formats() -> tuple[Choice, ...]:
-    """Every format that the engine knows; a new one shows by its own name until it is named."""
-    return tuple(_format(name) for name in get_args(Format) if name not in _COMPOSITE)
 
 
 def kinds() -> tuple[Choice, ...]:
@@ -47,32 +43,41 @@ def kinds() -> tuple[Choice, ...]:
     )
 
 
-def _format(name: str) -> Choice:
-    known = {
-        "seg.nrrd": Choice(
-            name,
+def formats() -> tuple[Choice, ...]:
+    """Every format that can be ticked; the engine's "both" is two of them, the table none."""
+    return (
+        Choice(
+            "seg.nrrd",
             _("Segmentation for Slicer (.seg.nrrd)"),
             _("Names, colors and terminology; opens in Slicer as a segmentation"),
         ),
-        "nii.gz": Choice(
-            name,
+        Choice(
+            "nii.gz",
             _("Label map (.nii.gz)"),
             _("One NIfTI file per scan; a number per structure"),
         ),
-        "structures": Choice(
-            name,
+        Choice(
+            "structures",
             _("One mask per structure (.nii.gz)"),
             _("A NIfTI file of zeros and ones for each structure"),
         ),
-        "csv": Choice(
-            name,
-            _("Only volumes and gray values (.csv)"),
-            _("The table that every export has, without any image files"),
-        ),
-        "dicom-seg": Choice(
-            name,
-            _("DICOM segmentation (.dcm)"),
+        Choice(
+            "dicom-seg",
+            _("DICOM segmentation (SEG)"),
             _("For the hospital's archive; scans that came from DICOM only"),
         ),
-    }
-    return known.get(name, Choice(name, name))
+        Choice(
+            "rtstruct",
+            _("DICOM contours (RTSTRUCT)"),
+            _("Contours for treatment planning; scans that came from DICOM only"),
+        ),
+    )
+
+
+def identities() -> tuple[Choice, ...]:
+    """What becomes of the patient's identity in DICOM files; the first one is no answer."""
+    return (
+        Choice("ask", _("Choose ...")),
+        Choice("keep", _("Keep: for the hospital's archive")),
+        Choice("remove", _("Remove: for research")),
+    )
