@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -381,6 +383,71 @@ def test_the_same_image_can_be_added_again_and_then_the_old_case_stays_away(
     study.add_case(tmp_path / "c.nii.gz", case_id="e")
     with pytest.raises(StudyError, match="image of c is in the study again, as the case 'e'"):
         study.restore_case(places[0])
+
+
+class _Killed(BaseException):
+    """Stands for SIGKILL: nothing of the program runs after it."""
+
+
+def _kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Ends the program at the `step`-th change of a name in a folder."""
+    left = [step]
+
+    def dying(honest: Any) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
+            left[0] -= 1
+            if left[0] < 0:
+                raise _Killed
+            return honest(*arguments, **named)
+
+        return call
+
+    for name in ("rename", "replace", "unlink", "mkdir"):
+        monkeypatch.setattr(Path, name, dying(getattr(Path, name)))
+
+
+@pytest.mark.parametrize("step", range(14))
+def test_a_case_is_there_or_can_be_restored_wherever_its_removal_is_killed(
+    study: Study, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    _draw(study)
+    study.save_draft("c", [_map(1)])
+    with monkeypatch.context() as patched, contextlib.suppress(_Killed):
+        _kill_at(patched, step)
+        Study.open(study.folder).remove_case("c")
+    found = Study.open(study.folder)
+    if "c" in found.cases:
+        assert found.problems == ()
+        found.remove_case("c")
+    (place,) = found.removed_cases()
+    with monkeypatch.context() as patched, contextlib.suppress(_Killed):
+        _kill_at(patched, step)
+        Study.open(study.folder).restore_case(place)
+    found = Study.open(study.folder)
+    if "c" not in found.cases:
+        found.restore_case(place)
+    assert set(Study.open(study.folder).cases) == {"c", "d"}
+    assert found.human_map("c").array.any()
+    draft = found.draft("c")
+    assert draft is not None
+    assert np.array_equal(draft.full(), _map(1))
+
+
+@pytest.mark.parametrize("step", range(12))
+def test_a_suggestion_is_there_or_taken_back_wherever_that_is_killed(
+    study: Study, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    _propagate(study, 1)
+    _propagate(study, 2)
+    with monkeypatch.context() as patched, contextlib.suppress(_Killed):
+        _kill_at(patched, step)
+        Study.open(study.folder).withdraw_suggestion("c")
+    found = Study.open(study.folder)
+    value = int(_suggested(found).array.max())
+    assert value in (1, 2)
+    assert value == _suggested(found).version
+    found.withdraw_suggestion("c")
+    assert (found.suggestion("c") is None) == (value == 1)
 
 
 def test_only_removed_cases_of_this_study_are_restored(study: Study, tmp_path: Path) -> None:
