@@ -204,6 +204,17 @@ def test_a_narrow_panel_keeps_names_readable_and_the_verdict_as_icon(
     assert data(section, "scan_10", TRUST, "DisplayRole") == "good"
 
 
+def test_the_table_is_as_high_as_its_rows_but_not_endless(
+    section: Any, session: FakeSession
+) -> None:
+    heights = []
+    for count in (3, 8, 40, 41):
+        session.listed = [overview(number) for number in range(count)]
+        section.refresh({"cases"})
+        heights.append(section.table.view.maximumHeight)
+    assert heights[0] < heights[1] < heights[2] == heights[3]
+
+
 def test_a_problem_is_told_in_every_cell_of_a_marked_row(
     section: Any, session: FakeSession
 ) -> None:

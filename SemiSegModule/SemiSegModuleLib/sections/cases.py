@@ -74,7 +74,6 @@ class CasesSection:
         self._build_acting()
         self._build_menu()
         self._build_keys()
-        self.table.view.minimumHeight = 150
         self.hintLabel = qt.QLabel()
         self.hintLabel.wordWrap = True
         self.hintLabel.alignment = qt.Qt.AlignCenter

@@ -30,7 +30,9 @@ _PASSES = 258
 _PADDING = 10
 _ICON_WIDTH = 20
 _WITH_ICON = (NAME, STATE, TRUST)
+_SORT_MARK = 16
 _READABLE_NAME = 120
+_FEWEST_ROWS, _MOST_ROWS = 3, 10
 
 
 class CaseTable:
@@ -98,6 +100,7 @@ class CaseTable:
         header.minimumSectionSize = 24
         header.stretchLastSection = True
         header.sectionResized.connect(self._on_resized)
+        header.sortIndicatorChanged.connect(self._fit)
         view.horizontalScrollBar().rangeChanged.connect(self._fit)
         view.sortingEnabled = True
         view.sortByColumn(NAME, qt.Qt.AscendingOrder)
@@ -240,6 +243,9 @@ class CaseTable:
             return
         self._fitting = True
         wide = dict(self._full_widths)
+        mark = self.view.horizontalHeader().sortIndicatorSection()
+        heading = self._advance(headings()[mark][0]) + _PADDING + _SORT_MARK
+        wide[mark] = max(wide[mark], heading)
         least = min(_READABLE_NAME, wide[NAME])
         room = self.view.viewport().width - sum(wide.values()) + wide[NAME]
         self._show_words(show=room >= least)
@@ -253,6 +259,7 @@ class CaseTable:
         for column, width in wide.items():
             if column != NAME or not self._user_width:
                 self.view.setColumnWidth(column, width)
+        fit_height(self.view, self.count, _FEWEST_ROWS, _MOST_ROWS)
         self._fitting = False
 
     def _show_words(self, *, show: bool) -> None:
@@ -306,6 +313,16 @@ class CaseTable:
 
     def _on_double_click(self, index) -> None:
         self._on_show(self._id_at(index))
+
+
+def fit_height(view, rows: int, fewest: int, most: int) -> None:
+    """Make the table as high as its rows, within bounds, so that the panel stays short."""
+    row_height = view.verticalHeader().defaultSectionSize
+    scroll_bar = view.horizontalScrollBar()
+    room = scroll_bar.height if scroll_bar.maximum > 0 else 0
+    height = (min(max(rows, fewest), most) + 1) * row_height + room + 2 * view.frameWidth
+    if view.minimumHeight != height:
+        view.minimumHeight = view.maximumHeight = height
 
 
 def _font(*, bold: bool):

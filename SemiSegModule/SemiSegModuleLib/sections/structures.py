@@ -13,6 +13,7 @@ from semiseg.study.terminology import Code
 from SemiSegModuleLib.qt_helpers import button, column, row
 from SemiSegModuleLib.sections import structures_protocol as edit
 from SemiSegModuleLib.sections.cases_icons import swatch
+from SemiSegModuleLib.sections.cases_table import fit_height
 from SemiSegModuleLib.sections.structures_terms import TermChooser
 
 LABEL, NAME, TERM = range(3)
@@ -106,7 +107,6 @@ class StructuresSection:
         table.showGrid = False
         table.wordWrap = False
         table.tabKeyNavigation = False
-        table.minimumHeight = 120
         table.verticalHeader().setVisible(False)
         table.verticalHeader().defaultSectionSize = table.fontMetrics().height() + 8
         header = table.horizontalHeader()
@@ -257,6 +257,7 @@ class StructuresSection:
         for number, structure in enumerate(protocol.structures):
             self._fill_row(number, structure)
         self._quiet = False
+        fit_height(self.table, len(protocol.structures), 3, 8)
         self._select(chosen)
 
     def _fill_row(self, number: int, structure: Structure) -> None:
