@@ -54,13 +54,18 @@ class WorkPart(CasePart):
         what: str,
         *,
         overwrite: bool = False,
+        identity: str = "ask",
     ) -> None:
-        """Write segmentations of `case_ids` (all if none) into `folder`."""
+        """Write segmentations of `case_ids` (all if none) into `folder`.
+
+        `identity`: whether DICOM files "keep" the patient's, or it is to "remove".
+        """
         if not formats:
             raise StudyError(_("No format is chosen. Tick at least one."))
-        options = ("--what", what, *(part for name in formats for part in ("--format", name)))
-        replace = ("--overwrite",) if overwrite else ()
-        self._begin("export", ("export", "STUDY", str(folder), *case_ids, *options, *replace))
+        options = ["--what", what, *(part for name in formats for part in ("--format", name))]
+        options += ["--overwrite"] if overwrite else []
+        options += ["--identity", identity] if identity != "ask" else []
+        self._begin("export", ("export", "STUDY", str(folder), *case_ids, *options))
 
     @told
     def report(self) -> None:

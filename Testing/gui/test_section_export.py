@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +11,7 @@ from typing import Any, get_args
 
 import pytest
 
-from semiseg.export import Format
+from semiseg.config import ExportFormat, ExportWhat, Identity
 
 
 class FakeSession:
@@ -34,8 +36,8 @@ class FakeSession:
             return "Choose a case in the table first"
         return self.reason
 
-    def export(self, *values: Any, overwrite: bool) -> None:
-        self.told.append(("export", *values, overwrite))
+    def export(self, *values: Any, overwrite: bool, identity: str) -> None:
+        self.told.append(("export", *values, overwrite, identity))
         self.task = SimpleNamespace(kind="export", step=0, total=0, cancelling=False)
 
     def report(self) -> None:
@@ -92,9 +94,57 @@ def opened(monkeypatch: pytest.MonkeyPatch, application: Any) -> list[str]:
 
 def test_every_format_of_the_engine_has_a_box_in_words(fake: FakeSession, section: Any) -> None:
     shown = section(fake)
-    assert set(shown.formatBoxes) == set(get_args(Format)) - {"both"}
+    assert set(shown.formatBoxes) == set(get_args(ExportFormat)) - {"both", "csv"}
     assert all(box.text and box.text != name for name, box in shown.formatBoxes.items())
     assert all(box.toolTip for box in shown.formatBoxes.values())
+
+
+def test_other_choices_are_those_of_the_engine(application: Any) -> None:
+    import semiseg.export
+    from SemiSegModuleLib.sections.export_formats import identities, kinds
+
+    assert tuple(choice.name for choice in kinds()) == get_args(ExportWhat)
+    assert tuple(choice.name for choice in identities()) == get_args(Identity)
+    assert get_args(semiseg.export.Format) == get_args(ExportFormat)
+    assert get_args(semiseg.export.What) == get_args(ExportWhat)
+
+
+def test_opening_the_section_loads_no_writer(application: Any) -> None:
+    code = (
+        "import sys; sys.path[:0] = sys.argv[1:]; from host import install; install();"
+        "import SemiSegModuleLib.sections.export;"
+        "print([n for n in ('torch', 'pydicom', 'highdicom') if n in sys.modules])"
+    )
+    root = Path(__file__).resolve().parents[2]
+    folders = [str(root / "Testing"), str(root / "SemiSegModule")]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *folders], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_without_a_box_the_table_alone_is_written(fake: FakeSession, section: Any) -> None:
+    shown = section(fake)
+    shown.formatBoxes["seg.nrrd"].checked = False
+    shown.exportButton.click()
+    assert fake.told[0][2] == ["csv"]
+
+
+def test_dicom_asks_what_becomes_of_the_patients_name(fake: FakeSession, section: Any) -> None:
+    shown = section(fake)
+    assert shown.identityCombo.visible is False
+    shown.formatBoxes["dicom-seg"].checked = True
+    assert shown.identityCombo.visible is True
+    assert not shown.exportButton.enabled
+    assert "name and id" in shown.resultLabel.text
+    shown.identityCombo.setCurrentIndex(2)
+    shown.exportButton.click()
+    assert fake.told[0][-1] == "remove"
+    fake.end("wrote 2 files")
+    shown.refresh({"task"})
+    shown.formatBoxes["dicom-seg"].checked = False
+    shown.exportButton.click()
+    assert fake.told[1][-1] == "ask"
 
 
 def test_choices_are_handed_over(fake: FakeSession, section: Any, tmp_path: Path) -> None:
@@ -104,7 +154,9 @@ def test_choices_are_handed_over(fake: FakeSession, section: Any, tmp_path: Path
     shown.folderEdit.currentPath = str(tmp_path / "out")
     shown.overwriteCheckBox.checked = True
     shown.exportButton.click()
-    assert fake.told == [("export", tmp_path / "out", ["seg.nrrd", "nii.gz"], [], "label", True)]
+    assert fake.told == [
+        ("export", tmp_path / "out", ["seg.nrrd", "nii.gz"], [], "label", True, "ask")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -123,13 +175,13 @@ def test_scans_are_all_the_shown_or_the_selected(
 def test_choices_come_from_and_go_to_the_parameter_node(
     fake: FakeSession, section: Any, tmp_path: Path
 ) -> None:
-    fake.parameters.formats, fake.parameters.export_what = "nii.gz,csv", "prediction"
+    fake.parameters.formats, fake.parameters.export_what = "nii.gz,structures", "prediction"
     fake.parameters.export_folder = str(tmp_path)
     shown = section(fake)
-    assert shown.ticked() == ["nii.gz", "csv"]
+    assert shown.ticked() == ["nii.gz", "structures"]
     assert shown.whatCombo.currentIndex == 1
     assert shown.folderEdit.currentPath == str(tmp_path)
-    shown.formatBoxes["csv"].checked = False
+    shown.formatBoxes["structures"].checked = False
     shown.folderEdit.currentPath = str(tmp_path / "other")
     assert fake.parameters.formats == "nii.gz"
     assert fake.parameters.export_folder == str(tmp_path / "other")
@@ -150,7 +202,7 @@ def test_a_study_opened_later_fills_the_choices(fake: FakeSession, section: Any)
     assert shown.exportButton.enabled
 
 
-@pytest.mark.parametrize("missing", ["study", "case", "chosen", "format", "folder", "busy"])
+@pytest.mark.parametrize("missing", ["study", "case", "chosen", "folder", "busy"])
 def test_what_is_missing_is_said_beside_the_button_that_is_off(
     fake: FakeSession, section: Any, missing: str
 ) -> None:
@@ -162,8 +214,6 @@ def test_what_is_missing_is_said_beside_the_button_that_is_off(
         shown.casesCombo.setCurrentIndex(1)
     elif missing == "chosen":
         shown.casesCombo.setCurrentIndex(2)
-    elif missing == "format":
-        shown.formatBoxes["seg.nrrd"].checked = False
     elif missing == "folder":
         shown.folderEdit.currentPath = " "
     else:
@@ -175,7 +225,6 @@ def test_what_is_missing_is_said_beside_the_button_that_is_off(
         "study": "study first",
         "case": "Choose a case",
         "chosen": "Select scans in the table",
-        "format": "Tick at least one format",
         "folder": "Choose a folder",
         "busy": "Other work is running",
     }

@@ -11,7 +11,7 @@ import qt
 from slicer.i18n import tr as _
 
 from SemiSegModuleLib.qt_helpers import button, column, label, row
-from SemiSegModuleLib.sections.export_formats import formats, kinds
+from SemiSegModuleLib.sections.export_formats import DICOM, TABLE, formats, identities, kinds
 
 _TOPICS = {"study", "cases", "case", "task"}
 _SCOPES = ("all", "case", "chosen")
@@ -60,10 +60,11 @@ class ExportSection:
         self._target = target
         self._session.export(
             target,
-            self.ticked(),
+            self.ticked() or [TABLE],
             self.case_ids(),
             kinds()[self.whatCombo.currentIndex].name,
             overwrite=bool(self.overwriteCheckBox.checked),
+            identity=self.identity(),
         )
 
     def onReport(self, *_args: Any) -> None:
@@ -90,6 +91,12 @@ class ExportSection:
         """The formats that are ticked, by the engine's names."""
         return [name for name, box in self.formatBoxes.items() if box.checked]
 
+    def identity(self) -> str:
+        """What becomes of the patient's identity; "ask" while no DICOM file is to be written."""
+        if not DICOM & set(self.ticked()):
+            return "ask"
+        return identities()[self.identityCombo.currentIndex].name
+
     def case_ids(self) -> list[str]:
         """The cases to export; none stands for all."""
         session, scope = self._session, _SCOPES[self.casesCombo.currentIndex]
@@ -104,6 +111,12 @@ class ExportSection:
             [_("All that have one"), _("This scan"), _("Selected in the table")]
         )
         self.formatBoxes = {choice.name: self._box(choice) for choice in formats()}
+        self.tableLabel = label(_("Volumes and gray values are always written (measurements.csv)."))
+        self.identityCombo = self._combo([choice.title for choice in identities()])
+        self.identityCombo.toolTip = _(
+            "DICOM files carry the patient's name, id and birth date, which the archive needs and "
+            "nobody else may see"
+        )
         self.folderEdit = ctk.ctkPathLineEdit()
         self.folderEdit.filters = ctk.ctkPathLineEdit.Dirs
         self.folderEdit.settingKey = "SemiSeg/ExportFolder"
@@ -131,7 +144,10 @@ class ExportSection:
         form.addRow(_("Scans"), self.casesCombo)
         for number, box in enumerate(self.formatBoxes.values()):
             form.addRow(_("Formats") if number == 0 else "", box)
+        form.addRow("", self.tableLabel)
+        form.addRow(_("Patient"), self.identityCombo)
         form.addRow(_("Folder"), self.folderEdit)
+        self._identity_label = form.labelForField(self.identityCombo)
         return form
 
     def _combo(self, texts: list[str]) -> Any:
@@ -176,6 +192,8 @@ class ExportSection:
         ):
             made.enabled = not reason
             made.toolTip = "\n".join(part for part in (tool_tip, reason) if part)
+        dicom = bool(DICOM & set(self.ticked()))
+        self.identityCombo.visible = self._identity_label.visible = dicom
         self._show_line()
 
     def _why_not_export(self) -> str:
@@ -185,8 +203,8 @@ class ExportSection:
             return reason
         if scope == "chosen" and not self._session.chosen:
             return _("Select scans in the table first")
-        if not self.ticked():
-            return _("Tick at least one format")
+        if DICOM & set(self.ticked()) and self.identity() == "ask":
+            return _("Say first whether the DICOM files keep the patient's name and id")
         return "" if str(self.folderEdit.currentPath).strip() else _("Choose a folder first")
 
     def _show_end(self) -> None:
