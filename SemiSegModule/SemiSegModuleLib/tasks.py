@@ -34,6 +34,9 @@ class RunningJob(Protocol):
     def cancel(self, grace_s: float = ...) -> None: ...
 
 
+_ending: list[RunningJob] = []
+
+
 class JobClass(Protocol):
     """Starts jobs; tests hand in one that runs in this process."""
 
@@ -155,6 +158,7 @@ class Tasks:
 
     def tick(self) -> bool:
         """Hand on what the jobs said since the last call; whether there was anything."""
+        _look_after_ending()
         heard = self._poll(self._work) | self._poll(self._service)
         self._next_service()
         return heard
@@ -164,14 +168,12 @@ class Tasks:
 
         A child whose pipes are closed ends itself, also when nobody polls it any more.
         """
-        if self._work is not None and self._work.job is not None:
-            self._work.job.cancel(GRACE_S)
+        _let_end(self._work)
         deadline = time.monotonic() + wait_s
         kept = [task for task in (self._service, *self._queue) if task is not None and task.keeps]
         for task in kept:
             self._finish_by(task, deadline)
-        if self._service is not None and self._service.job is not None:
-            self._service.job.cancel(GRACE_S)
+        _let_end(self._service)
         self._work = self._service = None
         self._queue.clear()
 
@@ -228,6 +230,20 @@ class Tasks:
         if event.kind == "result" and task.short:
             # Only failures and long work are looked up later; some hold copies of voxels.
             shutil.rmtree(task.folder or "", ignore_errors=True)
+
+
+def _let_end(task: Task | None) -> None:
+    """Cancel the job of `task`; the next ticks, of whichever study, see it to its end."""
+    if task is not None and task.job is not None and task.job.running:
+        task.job.cancel(GRACE_S)
+        _ending.append(task.job)
+
+
+def _look_after_ending() -> None:
+    for job in tuple(_ending):
+        job.poll()
+        if not job.running:
+            _ending.remove(job)
 
 
 def number(value: Json) -> float | None:

@@ -29,8 +29,8 @@ class InlineJob:
         return events
 
     def cancel(self, grace_s: float = 5.0) -> None:
-        """Too late: it runs as a whole or not at all."""
-        self.cancelled = True
+        """It runs as a whole or not at all."""
+        self.cancelled, self.running = True, False
 
 
 class ToldJob:
