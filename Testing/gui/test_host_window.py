@@ -10,9 +10,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-if not pytest.importorskip("slicer") or not pytest.importorskip("PySide6"):
-    pytest.skip("needs the stand-in", allow_module_level=True)
-
 
 @pytest.fixture
 def volume(scene: Any) -> Any:
@@ -137,11 +134,12 @@ def test_palettes_change_the_background_and_text_stays_readable(application: Any
     assert greys[0] < 100 < greys[1]
 
 
-def test_text_is_drawn_with_a_font(application: Any) -> None:
+def test_letters_are_drawn_and_differ(application: Any) -> None:
     import qt
 
-    label = qt.QLabel("IIIIIIII")
-    label.resize(120, 30)
-    image = label.grab().toImage()
-    colors = {image.pixel(x, y) for x in range(image.width()) for y in range(image.height())}
-    assert len(colors) > 1
+    pictures = []
+    for text in ("AAAA", "IIII"):
+        label = qt.QLabel(text)
+        label.resize(80, 30)
+        pictures.append(label.grab().toImage())
+    assert pictures[0] != pictures[1]

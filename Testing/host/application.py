@@ -94,7 +94,7 @@ class qSlicerApplication(QtWidgets.QApplication):  # noqa: N801
 
 def _ensure_font() -> None:
     """A machine without fonts shows no text: Pillow brings one."""
-    if not QtGui.QFontDatabase.families():
+    if not QtGui.QFontInfo(QtWidgets.QApplication.font()).family():
         from PIL import ImageFont
 
         data = ImageFont.load_default(size=10).font_bytes  # type: ignore[union-attr]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -13,8 +14,7 @@ def install(scene: Any = None) -> Any:
 
     `scene`: the vtkMRMLScene to stand on, a new one by default.
     """
-    import slicer
-
+    slicer = _import_slicer()
     if hasattr(slicer, "app"):
         return slicer.app
     _spare_none()
@@ -40,12 +40,23 @@ def install(scene: Any = None) -> Any:
 
 
 def _spare_none() -> None:
-    """PySide6's `true_property` takes a reference to None too many with each call that returns it.
+    """PySide6 6.12 takes a reference to None away with each call that returns it.
 
     Before Python 3.12, where None lives forever, the interpreter would end when none is left.
     """
     if sys.version_info < (3, 12):
         ctypes.c_ssize_t.from_address(id(None)).value += 1 << 40
+
+
+def _import_slicer() -> Any:
+    """slicer-core takes any folder named slicer on the path, also ours, for a part of itself."""
+    own, kept = str(Path(__file__).resolve().parents[1]), sys.path[:]
+    sys.path[:] = [folder for folder in kept if folder != own]
+    try:
+        import slicer
+    finally:
+        sys.path[:] = kept
+    return slicer
 
 
 def _add_python_modules(slicer: Any) -> None:
