@@ -376,7 +376,18 @@ def test_every_string_that_the_user_sees_can_be_translated(path: Path) -> None:
 
 # --- starting ------------------------------------------------------------------------------------
 
-LATER = ("torch", "monai", "safetensors", "psutil", "typer", "rich", "jinja2", "contourpy", "PIL")
+LATER = (
+    "torch",
+    "monai",
+    "safetensors",
+    "psutil",
+    "typer",
+    "rich",
+    "jinja2",
+    "contourpy",
+    "PIL",
+    "highdicom",  # Slicer 5.10 does not have it
+)
 START = """
 import sys
 sys.path.insert(0, {testing!r})
@@ -412,6 +423,8 @@ assert os.path.isfile(module._python.resourcePath("requirements.txt"))
 begin = time.perf_counter()
 widget = slicer.util.getModuleWidget("SemiSegModule")
 seconds = time.perf_counter() - begin
+heavy = {{"torch", "monai", "pydicom", "highdicom"}} & set(sys.modules)
+assert not heavy, heavy
 import semiseg, SemiSegModuleLib
 for package in (semiseg, SemiSegModuleLib):
     assert package.__file__.startswith({prefix!r}), package.__file__
