@@ -92,6 +92,10 @@ class Editor:
         """A state that `undo` comes back to."""
         self.logic.SaveStateForUndo()
 
+    def forget(self) -> None:
+        """No states to come back to."""
+        self._history.RemoveAllStates()
+
     def undo(self) -> None:
         """The editor's undo button."""
         self.logic.Undo()

@@ -67,12 +67,11 @@ def test_erasing_and_undo_are_told_and_read(world, case, oblique):
 
 def test_a_structure_whose_id_needs_two_bytes_can_be_painted(world, case, oblique):
     drawn, editor, _binding, _heard = case
-    editor.paint("SemiSeg_3", (0, 1, 0, 1, 0, 1))
     more = world.protocol.add(common_structure("pancreas", 400))
     structures.sync_segments(drawn, more)
     editor.paint("SemiSeg_400", _STROKE)
     expected = np.zeros(oblique.shape_zyx, np.uint16)
-    expected[_VOXELS], expected[:2, :2, :2] = 400, 3
+    expected[_VOXELS] = 400
     assert np.array_equal(_read(drawn, oblique, more), expected)
 
 

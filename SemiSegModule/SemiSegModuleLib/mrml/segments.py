@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +54,7 @@ __all__ = [
 ]
 
 Ids = NDArray[np.uint16]
+_SURFACE = "Closed surface"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +140,8 @@ def write_region(
         raise SceneError(_("The region to be written reaches beyond the volume."))
     _require_segments(node, array, where)
     _set_strangers_apart(node, grid, box, where)
-    return sum(write_ids(layer, grid, array, box, where) for layer in _own_layers(node, grid))
+    with _keeping_surfaces(node):
+        return sum(write_ids(layer, grid, array, box, where) for layer in _own_layers(node, grid))
 
 
 def set_map(node, grid: Grid, array: Ids) -> int:
@@ -159,12 +162,13 @@ def set_layers(node, grid: Grid, arrays: Sequence[Ids], offset_zyx: tuple[int, i
     _set_strangers_apart(node, grid, grid_box(grid), None)
     _set_apart(node, grid, apart)
     changed = 0
-    for layer in _own_layers(node, grid):
-        said = base
-        for part in layer.parts:
-            if part.structure_id in apart:
-                said = np.where(_anywhere(full, part.structure_id), part.structure_id, 0)
-        changed += write_ids(layer, grid, said, grid_box(grid))
+    with _keeping_surfaces(node):
+        for layer in _own_layers(node, grid):
+            said = base
+            for part in layer.parts:
+                if part.structure_id in apart:
+                    said = np.where(_anywhere(full, part.structure_id), part.structure_id, 0)
+            changed += write_ids(layer, grid, said, grid_box(grid))
     return changed
 
 
@@ -302,6 +306,15 @@ def _overlaps(arrays: tuple[Ids, ...]) -> tuple[tuple[int, int, int], ...]:
                 pair = divmod(code, 65536)
                 counts[pair] = counts.get(pair, 0) + count
     return tuple((a, b, count) for (a, b), count in sorted(counts.items()))
+
+
+@contextlib.contextmanager
+def _keeping_surfaces(node) -> Iterator[None]:
+    """Slicer drops the surfaces when labelmaps change; who looks at them in 3-D wants new ones."""
+    shown = node.GetSegmentation().ContainsRepresentation(_SURFACE)
+    yield
+    if shown and not node.GetSegmentation().ContainsRepresentation(_SURFACE):
+        node.CreateClosedSurfaceRepresentation()
 
 
 def _own_layers(node, grid: Grid) -> list[Layer]:
