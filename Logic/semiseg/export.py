@@ -11,12 +11,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from semiseg.config import check_choice
+from semiseg.config import ExportFormat, ExportWhat, check_choice
 from semiseg.errors import (
     ImageError,
     NotEnoughLabelsError,
@@ -30,13 +30,15 @@ from semiseg.images.grid import Grid
 from semiseg.images.labels import Segment, read_label, write_label
 from semiseg.images.reading import Image
 from semiseg.images.writing import replacing, storage_error
+from semiseg.pacs import DICOM_FORMATS, SUFFIXES, DicomOptions, DicomWork, Drawn, prepare, write
 from semiseg.study.case import Case, CaseLabel, Origin, Prediction
 from semiseg.study.combined import combined
 from semiseg.study.protocol import Protocol
 from semiseg.study.study import Study
 
-What = Literal["combined", "prediction", "label"]
-Format = Literal["both", "seg.nrrd", "nii.gz", "structures", "csv"]
+What = ExportWhat
+Format = ExportFormat
+_Content = tuple[Segment, ...] | int | DicomWork
 MEASUREMENTS = "measurements.csv"
 _SUFFIXES: Mapping[str, tuple[str, ...]] = {
     "both": ("seg.nrrd", "nii.gz"),
@@ -44,6 +46,8 @@ _SUFFIXES: Mapping[str, tuple[str, ...]] = {
     "nii.gz": ("nii.gz",),
     "structures": (),
     "csv": (),
+    "dicom-seg": (),
+    "rtstruct": (),
 }
 _ORIGINS = (Origin.HUMAN, Origin.CORRECTED, Origin.PROPAGATED, Origin.PREDICTED)
 _COLUMNS = (
@@ -70,9 +74,10 @@ class Segmentation:
     array: NDArray[np.uint16]
     origin: NDArray[np.uint8]
     source: str
+    model_id: int | None = None
 
 
-def export_study(
+def export_study(  # noqa: PLR0913 - one call says all about an export
     study: Study,
     folder: Path,
     what: str = "combined",
@@ -81,12 +86,14 @@ def export_study(
     emit: Emit = ignore,
     *,
     overwrite: bool = False,
+    dicom: DicomOptions | None = None,
 ) -> list[Path]:
     """Write the segmentations of `case_ids` (all that have one by default) into `folder`.
 
     `what`: the prediction under a human's decisions (combined; the label where nothing was
     predicted), the prediction, or the label. `format_`, one or several: `.seg.nrrd`, one NIfTI
-    label map, both, one NIfTI mask per structure (structures), or no voxels at all (csv).
+    label map, both, one NIfTI mask per structure (structures), no voxels at all (csv), or, for
+    cases that came from DICOM, a DICOM SEG or RTSTRUCT as `dicom` says.
     `measurements.csv` is always written. Returns the paths.
     StorageError when a file is in the way and not to be overwritten, or the disk refuses;
     NotEnoughLabelsError when a chosen case, or every case, has nothing to export.
@@ -97,6 +104,8 @@ def export_study(
         check_choice("format", name, get_args(Format))
     cases = [study.case(case_id) for case_id in _exportable(study, what, case_ids)]
     files = {case.id: _files(folder, case, what, formats, study.protocol) for case in cases}
+    for case in cases:
+        files[case.id] |= _dicom_files(study, folder, case, what, formats, dicom or DicomOptions())
     paths = [*(path for part in files.values() for path in part), folder / MEASUREMENTS]
     _prepare(folder, paths, overwrite=overwrite)
     rows: list[dict[str, str]] = []
@@ -184,7 +193,9 @@ def _predicted(
     if label is not None:
         array, origin = combined(array, label, case.grid, protocol.ids)
         source += f" under label {label.version}"
-    return Segmentation(case=case, array=array, origin=origin, source=source)
+    return Segmentation(
+        case=case, array=array, origin=origin, source=source, model_id=prediction.model_id
+    )
 
 
 def _exportable(study: Study, what: str, case_ids: Sequence[str] | None) -> list[str]:
@@ -210,10 +221,10 @@ def _has(study: Study, case_id: str, what: str) -> bool:
 
 def _files(
     folder: Path, case: Case, what: str, formats: Sequence[str], protocol: Protocol
-) -> dict[Path, tuple[Segment, ...] | int]:
+) -> dict[Path, _Content]:
     """Path -> the segments of a label map, or the id of a mask of one structure."""
     stem = f"{case.id}_{what}"
-    files: dict[Path, tuple[Segment, ...] | int] = {
+    files: dict[Path, _Content] = {
         folder / f"{stem}.{suffix}": protocol.segments()
         for name in formats
         for suffix in _SUFFIXES[name]
@@ -225,7 +236,27 @@ def _files(
     return files
 
 
-def _write(path: Path, found: Segmentation, content: tuple[Segment, ...] | int) -> None:
+def _dicom_files(
+    study: Study,
+    folder: Path,
+    case: Case,
+    what: str,
+    formats: Sequence[str],
+    options: DicomOptions,
+) -> dict[Path, _Content]:
+    """Path -> a DICOM object that can be written; refuses before anything is written."""
+    return {
+        folder / f"{case.id}_{what}.{SUFFIXES[name]}": prepare(study, case, name, options)
+        for name in DICOM_FORMATS
+        if name in formats
+    }
+
+
+def _write(path: Path, found: Segmentation, content: _Content) -> None:
+    if isinstance(content, DicomWork):
+        drawn = Drawn(array=found.array, origin=found.origin, model_id=found.model_id)
+        write(path, content, drawn)
+        return
     segments = () if isinstance(content, int) else content
     mask = isinstance(content, int)
     array = (found.array == content).astype(np.uint16) if mask else found.array

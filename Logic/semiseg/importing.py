@@ -13,18 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semiseg.config import Modality
+from semiseg.dicom.label_files import is_dicom, read_dicom_label
 from semiseg.dicom.loading import Loaded, load
-from semiseg.dicom.references import NAME, Reference
+from semiseg.dicom.references import Reference
 from semiseg.dicom.series import Volume
-from semiseg.errors import LabelError, ProtocolError, SchemaError, StudyError
+from semiseg.errors import LabelError, ProtocolError, StudyError
 from semiseg.events import Emit, ignore
 from semiseg.images.grid import Grid
-from semiseg.images.labels import LabelMap, place_on
+from semiseg.images.labels import LabelMap, place_on, read_label
 from semiseg.images.reading import to_sitk
 from semiseg.images.writing import save
 from semiseg.study.case import Case, Split
 from semiseg.study.protocol import Protocol
-from semiseg.study.storage import read_json, write_json_atomic
+from semiseg.study.scanner import keep_reference, reference_of
 from semiseg.study.study import Study
 
 _LARGEST = 65535
@@ -68,23 +69,20 @@ def add_series(
             split=choice.split,
             copy=True,
         )
-        write_json_atomic(_reference_path(study, case.id), loaded.reference.to_json())
+        keep_reference(study, case.id, loaded.reference)
     return case
 
 
-def reference_of(study: Study, case_id: str) -> Reference | None:
-    """Which DICOM series a case came from; None when it came from another kind of file.
+def read_label_for(study: Study, case_id: str, path: Path) -> LabelMap:
+    """The label map in `path`: DICOM SEG and RTSTRUCT on the case's planes, or another kind.
 
-    SchemaError when what was kept of it is damaged or not of this image.
+    Errors as `read_label` and `read_dicom_label`.
     """
-    case = study.case(case_id)
-    path = _reference_path(study, case_id)
-    if not path.exists():
-        return None
-    reference = Reference.from_json(read_json(path))
-    if reference.grid.difference(case.grid) is not None:
-        raise SchemaError(f"{path} is not of the image of {case_id}; add the series anew")
-    return reference
+    if not is_dicom(path):
+        return read_label(path)
+    reference = reference_of(study, case_id)
+    frame = reference.frame_of_reference_uid if reference else ""
+    return read_dicom_label(path, study.case(case_id).grid, frame)
 
 
 def _pseudonym(study: Study, volume: Volume) -> str | None:
@@ -93,10 +91,6 @@ def _pseudonym(study: Study, volume: Volume) -> str | None:
     if not key:
         return None
     return f"patient-{hashlib.sha256(f'{study.id} {key}'.encode()).hexdigest()[:10]}"
-
-
-def _reference_path(study: Study, case_id: str) -> Path:
-    return study.folder / "cases" / case_id / NAME
 
 
 def _require_new(study: Study, reference: Reference) -> None:

@@ -15,7 +15,8 @@ from semiseg.dicom.references import Reference
 from semiseg.dicom.scan import scan
 from semiseg.errors import SchemaError, StudyError
 from semiseg.events import Event
-from semiseg.importing import SeriesChoice, add_series, reference_of
+from semiseg.importing import SeriesChoice, add_series
+from semiseg.study.scanner import reference_of
 from semiseg.study.study import Study
 
 SeriesMaker = Callable[..., list[Path]]

@@ -14,7 +14,8 @@ from semiseg.config import MODALITIES
 from semiseg.dicom.scan import scan
 from semiseg.errors import ImageError, SemiSegError, StudyError, StudyLockedError
 from semiseg.events import Event, Json
-from semiseg.importing import SeriesChoice, add_series, reference_of
+from semiseg.importing import SeriesChoice, add_series
+from semiseg.study.scanner import reference_of
 
 if TYPE_CHECKING:
     from semiseg.dicom.scan import Scan

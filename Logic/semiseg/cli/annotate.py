@@ -40,7 +40,10 @@ def annotate(
     context: typer.Context,
     folder: StudyFolder,
     case_id: CaseId,
-    label: Annotated[Path, typer.Argument(metavar="LABEL", help=".seg.nrrd, NIfTI, NRRD or MHA.")],
+    label: Annotated[
+        Path,
+        typer.Argument(metavar="LABEL", help=".seg.nrrd, NIfTI, NRRD, MHA; DICOM SEG, RTSTRUCT."),
+    ],
     plane: Annotated[
         str, typer.Option(help="Plane of the slices: axial, coronal or sagittal.")
     ] = "axial",
@@ -117,10 +120,9 @@ def annotate(
 def _drawn(
     study: Study, case_id: str, path: Path, mapping: list[str], screen: Screen
 ) -> NDArray[np.uint16]:
-    from semiseg.images.labels import read_label
-    from semiseg.importing import to_protocol
+    from semiseg.importing import read_label_for, to_protocol
 
-    label = read_label(path)
+    label = read_label_for(study, case_id, path)
     if not study.protocol.structures:
         _adopt_structures(study, label, screen)
     targets = {

@@ -20,6 +20,7 @@ from semiseg.cli.screen import screen_of
 from semiseg.errors import ConfigError, StudyError
 
 if TYPE_CHECKING:
+    from semiseg.config import Identity
     from semiseg.evaluation import What
     from semiseg.study.study import Study
 
@@ -82,9 +83,17 @@ def export(
         list[str] | None,
         typer.Option(
             "--format",
-            help="seg.nrrd, nii.gz, both (default), structures (a mask each) or csv (volumes); "
-            "may be given several times.",
+            help="seg.nrrd, nii.gz, both (default), structures (a mask each), csv (volumes), "
+            "dicom-seg or rtstruct; may be given several times.",
         ),
+    ] = None,
+    identity: Annotated[
+        str,
+        typer.Option(help="The patient's name and id in DICOM objects: keep, or remove."),
+    ] = "ask",
+    dicom: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where the DICOM series is now, if it was moved."),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files that are there already.")
@@ -92,19 +101,31 @@ def export(
 ) -> None:
     """Write segmentations on the images' own grids, and their volumes.
 
+    DICOM SEG and RTSTRUCT need a case that was added from DICOM, and its files.
+
     \b
     Examples:
+      semiseg export abdomen to-pacs ct7 --format dicom-seg --identity keep
       semiseg export abdomen results
       semiseg export abdomen results ct7 --format nii.gz --what prediction
     """
     from semiseg.export import export_study
+    from semiseg.pacs import DicomOptions
     from semiseg.study.study import Study
 
     screen = screen_of(context)
     study = Study.open(folder)
     chosen = chosen_cases(study, cases)
+    options = DicomOptions(identity=cast("Identity", identity), originals=dicom)
     written = export_study(
-        study, target, what, formats or "both", chosen, screen.emit, overwrite=overwrite
+        study,
+        target,
+        what,
+        formats or "both",
+        chosen,
+        screen.emit,
+        overwrite=overwrite,
+        dicom=options,
     )
     screen.data(files=[str(path) for path in written])
     screen.say(f"wrote {len(written)} files to {target}")

@@ -1,0 +1,489 @@
+"""DICOM SEG and RTSTRUCT out and in: the same voxels, valid objects, right references."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
+
+from semiseg.cli.app import run
+from semiseg.dicom.label_files import is_dicom, read_dicom_label
+from semiseg.dicom.scan import scan
+from semiseg.errors import (
+    ConfigError,
+    GeometryMismatchError,
+    ImageError,
+    LabelError,
+    NotEnoughLabelsError,
+    StorageError,
+)
+from semiseg.events import Event
+from semiseg.export import export_study
+from semiseg.images.labels import LabelMap, place_on
+from semiseg.importing import add_series, read_label_for
+from semiseg.pacs import DICOM_FORMATS, DicomOptions
+from semiseg.study.protocol import Protocol, Structure, common_structure
+from semiseg.study.study import Study
+
+SeriesMaker = Callable[..., list[Path]]
+Maker = Callable[..., Study]
+KEEP = DicomOptions(identity="keep")
+SUFFIX = {"dicom-seg": "seg.dcm", "rtstruct": "rtstruct.dcm"}
+TILT = (1.0, 0.0, 0.0, 0.0, 0.9483237, -0.3173047)
+
+
+@pytest.fixture
+def made(tmp_path: Path, dicom_series: SeriesMaker) -> Maker:
+    """A study with one case "ct" from DICOM on which two structures are drawn."""
+
+    def make(empty: bool = False, **series: object) -> Study:
+        dicom_series(tmp_path / "in", **series)
+        protocol = Protocol(
+            (
+                common_structure("liver", 1),
+                common_structure("kidney_left", 2),
+                Structure(id=9, name="odd thing", color=(1, 2, 3)),
+            )
+        )
+        study = Study.create(tmp_path / "study", name="s", protocol=protocol)
+        (volume,) = scan(tmp_path / "in").volumes
+        case = add_series(study, tmp_path / "in", volume)
+        array = np.zeros(case.grid.shape_zyx, np.uint16)
+        if not empty:
+            array[1:4, 2:9, 2:8] = 1
+            array[2, 4:6, 4:6] = 0
+            array[1:3, 2:5, 8:10] = 9
+        study.annotate(case.id, array, plane="axial", indices=range(5))
+        return study
+
+    return make
+
+
+def _export(study: Study, format_: str, options: DicomOptions = KEEP) -> Dataset:
+    out = study.folder.parent / "out"
+    paths = export_study(study, out, "label", format_, overwrite=True, dicom=options)
+    return dcmread(next(path for path in paths if path.suffix == ".dcm"))
+
+
+def _path(study: Study, format_: str) -> Path:
+    return study.folder.parent / "out" / f"CT-7_label.{SUFFIX[format_]}"
+
+
+def _drawn(study: Study) -> np.ndarray:
+    label = study.label("CT-7")
+    assert label is not None
+    return label.array
+
+
+def _ids(study: Study, label: LabelMap) -> np.ndarray:
+    table = np.zeros(max(s.id for s in label.segments) + 1, np.uint16)
+    for segment in label.segments:
+        table[segment.id] = study.protocol.by_name(segment.name).id
+    return table[place_on(label, study.cases["CT-7"].grid).array]
+
+
+_ORIENTATIONS = {
+    "straight": {},
+    "flipped": {"orientation": (-1, 0, 0, 0, 1, 0)},
+    "oblique": {
+        "orientation": tuple(
+            np.reshape(sitk.Euler3DTransform((0, 0, 0), 0.3, -0.2, 0.5).GetMatrix(), (3, 3))[
+                :, :2
+            ].T.ravel()
+        )
+    },
+    "tilted": {"orientation": TILT, "positions": [(0, 0, 4.0 * k) for k in range(6)]},
+    "uneven": {"heights": [0, 2, 4, 6, 9.1, 12.2]},
+    "magnetic": {"modality": "CT", "n": 6, "orientation": (0, 1, 0, 0, 0, -1)},
+}
+
+
+@pytest.mark.parametrize("format_", DICOM_FORMATS)
+@pytest.mark.parametrize("series", _ORIENTATIONS.values(), ids=_ORIENTATIONS.keys())
+def test_round_trip_gives_the_same_voxels(
+    made: Maker, format_: str, series: dict[str, object]
+) -> None:
+    study = made(**series)
+    _export(study, format_)
+    label = read_label_for(study, "CT-7", _path(study, format_))
+    assert np.array_equal(_ids(study, label), _drawn(study))
+    assert [s.name for s in label.segments] == ["liver", "odd thing"]
+    assert all(
+        np.abs(np.subtract(s.color, study.protocol.by_name(s.name).color)).max() <= 1
+        for s in label.segments
+    )
+
+
+def test_segmentation_refers_to_the_slices_and_says_what_made_it(made: Maker) -> None:
+    study = made()
+    found = _export(study, "dicom-seg")
+    source = dcmread(study.folder.parent / "in" / "slice2.dcm")
+    assert found.PatientName == "Doe^Jane"
+    assert found.StudyInstanceUID == source.StudyInstanceUID
+    assert found.FrameOfReferenceUID == source.FrameOfReferenceUID
+    named = {
+        item.ReferencedSOPInstanceUID
+        for item in found.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+    }
+    assert source.SOPInstanceUID in named
+    liver, odd = found.SegmentSequence
+    assert liver.SegmentedPropertyTypeCodeSequence[0].CodeValue == "10200004"
+    assert odd.SegmentedPropertyTypeCodeSequence[0].CodingSchemeDesignator == "99SEMISEG"
+    assert liver.SegmentAlgorithmType == "MANUAL"
+    assert liver.TrackingUID == _export(study, "dicom-seg").SegmentSequence[0].TrackingUID
+    assert liver.TrackingUID != odd.TrackingUID
+
+
+def test_structures_refer_to_the_slices(made: Maker) -> None:
+    study = made()
+    found = _export(study, "rtstruct")
+    assert [roi.ROIName for roi in found.StructureSetROISequence] == ["liver", "odd thing"]
+    assert found.RTROIObservationsSequence[0].RTROIIdentificationCodeSequence[0].CodeValue
+    for contour in found.ROIContourSequence[0].ContourSequence:
+        uid = contour.ContourImageSequence[0].ReferencedSOPInstanceUID
+        height = float(contour.ContourData[2])
+        files = (study.folder.parent / "in").iterdir()
+        (image,) = [d for d in map(dcmread, files) if d.SOPInstanceUID == uid]
+        assert float(image.ImagePositionPatient[2]) == pytest.approx(height, abs=1e-3)
+
+
+@pytest.mark.parametrize("format_", DICOM_FORMATS)
+def test_programs_are_named_with_their_version(made: Maker, format_: str) -> None:
+    from semiseg.study.case import GateRecord
+
+    study = made(n=6)
+    array = _drawn(study)
+    guess = np.zeros_like(array)
+    guess[5, 2:4, 2:4] = 2
+    gate = GateRecord(verdict="accept", score=1.0)
+    weights = np.ones(array.shape, np.float32)
+    study.propagated("CT-7", guess, weights, structure_ids=(2,), gate=gate, info={})
+    found = _export(study, format_)
+    if format_ == "rtstruct":
+        kinds = [roi.ROIGenerationAlgorithm for roi in found.StructureSetROISequence]
+        assert kinds == ["MANUAL", "SEMIAUTOMATIC", "MANUAL"]
+        return
+    kidney = found.SegmentSequence[1]
+    assert kidney.SegmentAlgorithmType == "SEMIAUTOMATIC"
+    assert "propagation" in kidney.SegmentAlgorithmName
+    modifier = kidney.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence
+    assert modifier[0].CodeMeaning == "Left"
+
+
+def test_trained_network_is_named_with_its_model() -> None:
+    from semiseg.dicom.makers import maker_of
+
+    alone = maker_of(human=False, propagated=False, predicted=True, model_id=3)
+    both = maker_of(human=True, propagated=False, predicted=True, model_id=None)
+    assert (alone.method, both.method) == ("AUTOMATIC", "SEMIAUTOMATIC")
+    assert alone.version.endswith("model 3")
+    assert "corrected by hand" in both.name
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dicom3tools are not installed")
+@pytest.mark.parametrize("identity", ["keep", "remove"])
+@pytest.mark.parametrize("series", ["straight", "tilted", "oblique"])
+@pytest.mark.parametrize("format_", DICOM_FORMATS)
+def test_validator_finds_no_error(made: Maker, format_: str, identity: str, series: str) -> None:
+    study = made(**_ORIENTATIONS[series])
+    _export(study, format_, DicomOptions(identity=identity))  # type: ignore[arg-type]
+    command = ["dciodvfy", "-new", str(_path(study, format_))]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    errors = [line for line in said.stderr.splitlines() if line.startswith("Error")]
+    assert errors == []
+    if identity == "keep":
+        inputs = [str(path) for path in sorted((study.folder.parent / "in").iterdir())]
+        entities = ["dcentvfy", *inputs, str(_path(study, format_))]
+        said = subprocess.run(entities, capture_output=True, text=True, check=False)
+        assert "Error" not in said.stderr + said.stdout
+
+
+@pytest.mark.parametrize("format_", DICOM_FORMATS)
+def test_identity_can_be_removed_and_references_still_agree(made: Maker, format_: str) -> None:
+    study = made()
+    options = DicomOptions(identity="remove")
+    one, other = _export(study, format_, options), _export(study, format_, options)
+    content = _path(study, format_).read_bytes()
+    for word in (b"Doe", b"MRN-0815", b"1950", b"20260102", b"Who^Doctor", b"phantom of Jane"):
+        assert word not in content
+    source = dcmread(study.folder.parent / "in" / "slice2.dcm")
+    for uid in (source.StudyInstanceUID, source.SOPInstanceUID, source.FrameOfReferenceUID):
+        assert uid.encode() not in content
+    assert one.StudyInstanceUID == other.StudyInstanceUID
+    assert one.PatientIdentityRemoved == "YES"
+    assert one.PatientID == study.cases["CT-7"].patient
+    assert one.file_meta.MediaStorageSOPInstanceUID == one.SOPInstanceUID
+    label = read_dicom_label(_path(study, format_), study.cases["CT-7"].grid)
+    assert np.array_equal(_ids(study, label), _drawn(study))
+
+
+def test_nothing_identifiable_is_written_unasked(made: Maker) -> None:
+    study = made()
+    with pytest.raises(ConfigError, match="--identity keep"):
+        _export(study, "dicom-seg", DicomOptions())
+    assert not (study.folder.parent / "out").exists()
+
+
+def test_case_from_another_kind_of_file_cannot_become_dicom(
+    phantom_study: Callable[..., Study],
+) -> None:
+    study = phantom_study()
+    with pytest.raises(ImageError, match="did not come from DICOM"):
+        export_study(study, study.folder.parent / "out", format_="dicom-seg", dicom=KEEP)
+
+
+def test_empty_segmentation_cannot_become_dicom(made: Maker) -> None:
+    with pytest.raises(NotEnoughLabelsError, match="cannot be empty"):
+        _export(made(empty=True), "dicom-seg")
+
+
+def test_series_that_was_moved_is_found_by_its_ids(made: Maker) -> None:
+    study = made()
+    source = study.folder.parent / "in"
+    moved = study.folder.parent / "moved"
+    moved.mkdir()
+    for number, path in enumerate(sorted(source.iterdir(), reverse=True)):
+        shutil.move(path, moved / f"{number}.dcm")
+    (moved / "notes.txt").write_text("x")
+    with pytest.raises(ImageError, match="5 of 5 files were not found"):
+        _export(study, "rtstruct")
+    source.rmdir()
+    with pytest.raises(ImageError, match="--dicom FOLDER"):
+        _export(study, "rtstruct")
+    _export(study, "dicom-seg", DicomOptions(identity="keep", originals=moved))
+    label = read_label_for(study, "CT-7", _path(study, "dicom-seg"))
+    assert np.array_equal(_ids(study, label), _drawn(study))
+
+
+def test_series_without_ids_cannot_be_referred_to(made: Maker) -> None:
+    study = made(change=lambda d, k: setattr(d, "StudyInstanceUID", ""))
+    with pytest.raises(ImageError, match="no Study Instance UID"):
+        _export(study, "dicom-seg")
+
+
+def test_series_that_lacks_what_objects_need_is_completed(made: Maker) -> None:
+    def poor(dataset: Dataset, k: int) -> None:
+        for keyword in ("FrameOfReferenceUID", "PatientBirthDate", "StudyID", "AccessionNumber"):
+            delattr(dataset, keyword)
+        dataset.PatientIdentityRemoved = "YES"
+        dataset.DeidentificationMethod = ""
+        dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+        del dataset.SOPClassUID
+
+    found = _export(made(change=poor), "dicom-seg")
+    assert found.FrameOfReferenceUID.startswith("2.25.")
+
+
+def test_file_that_does_not_read_back_is_an_error(
+    made: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = made()
+
+    def other(path: Path, grid: object, frame: str = "") -> LabelMap:
+        back = read_dicom_label(path, study.cases["CT-7"].grid, frame)
+        return LabelMap(array=back.array * 0, grid=back.grid, segments=back.segments)
+
+    monkeypatch.setattr("semiseg.pacs.read_dicom_label", other)
+    with pytest.raises(StorageError, match="does not read back"):
+        _export(study, "dicom-seg")
+
+    def broken(path: Path, grid: object, frame: str = "") -> LabelMap:
+        raise LabelError("x")
+
+    monkeypatch.setattr("semiseg.pacs.read_dicom_label", broken)
+    with pytest.raises(StorageError, match="cannot be read back"):
+        _export(study, "dicom-seg")
+    assert not _path(study, "dicom-seg").exists()
+
+
+def test_commands_export_and_annotate(made: Maker, tmp_path: Path) -> None:
+    study = made()
+    folder = str(study.folder)
+    out = str(tmp_path / "out")
+    ends: list[Event] = []
+    export = ["export", folder, out, "--format", "dicom-seg", "--what", "label", "--json"]
+    assert run(export, ends.append) == 2
+    assert run([*export, "--identity", "keep"], ends.append) == 0
+    other = Study.create(tmp_path / "other", name="o")
+    (volume,) = scan(tmp_path / "in").volumes
+    add_series(other, tmp_path / "in", volume)
+    label = str(_path(study, "dicom-seg"))
+    annotate = ["annotate", str(other.folder), "CT-7", label, "--done", "all", "--json"]
+    assert run(annotate, ends.append) == 0
+    again = Study.open(other.folder)
+    assert [s.name for s in again.protocol.structures] == ["liver", "odd thing"]
+    found = again.label("CT-7")
+    assert found is not None
+    assert np.array_equal(found.array > 0, _drawn(study) > 0)
+
+
+def _changed(study: Study, format_: str, change: Callable[[Dataset], None]) -> Path:
+    path = _path(study, format_)
+    _export(study, format_)
+    dataset = dcmread(path)
+    change(dataset)
+    dataset.save_as(path)
+    return path
+
+
+def _set(keyword: str, value: object) -> Callable[[Dataset], None]:
+    return lambda dataset: setattr(dataset, keyword, value)
+
+
+def _first_frame(dataset: Dataset) -> Dataset:
+    return dataset.PerFrameFunctionalGroupsSequence[0]
+
+
+def _shared(dataset: Dataset) -> Dataset:
+    return dataset.SharedFunctionalGroupsSequence[0]
+
+
+def _move_frame(offset: float) -> Callable[[Dataset], None]:
+    def change(dataset: Dataset) -> None:
+        place = _first_frame(dataset).PlanePositionSequence[0]
+        x, y, z = (float(v) for v in place.ImagePositionPatient)
+        place.ImagePositionPatient = [x, y, z + offset]
+
+    return change
+
+
+def _turn_frame(dataset: Dataset) -> None:
+    item = Dataset()
+    item.ImageOrientationPatient = [0, 1, 0, 1, 0, 0]
+    _first_frame(dataset).PlaneOrientationSequence = [item]
+
+
+def _one_over_another(dataset: Dataset) -> None:
+    numbers: dict[int, Dataset] = {}
+    for frame in dataset.PerFrameFunctionalGroupsSequence:
+        segment = frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+        numbers.setdefault(segment, frame)
+    liver, odd = numbers[1], numbers[2]
+    odd.PlanePositionSequence = liver.PlanePositionSequence
+    pixels = dataset.pixel_array
+    pixels[:] = 1
+    dataset.PixelData = np.packbits(pixels.ravel(), bitorder="little").tobytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "reason"),
+    [
+        (_set("SOPClassUID", "1.2.840.10008.5.1.4.1.1.2"), ImageError, "no segmentation"),
+        (_set("SegmentationType", "FRACTIONAL"), LabelError, "fractions"),
+        (_set("FrameOfReferenceUID", generate_uid()), GeometryMismatchError, "another scan"),
+        (_set("PixelData", b"\0\0"), ImageError, "voxels cannot be read"),
+        (_set("SegmentSequence", []), LabelError, "which has no name"),
+        (_move_frame(1.1), GeometryMismatchError, "planes are not those"),
+        (_move_frame(250.0), GeometryMismatchError, "planes are not those"),
+        (_turn_frame, GeometryMismatchError, "different directions"),
+        (_one_over_another, LabelError, "overlaps"),
+        (lambda d: delattr(_first_frame(d), "PlanePositionSequence"), ImageError, "does not say"),
+        (lambda d: d.PerFrameFunctionalGroupsSequence.pop(), ImageError, "frames, not"),
+        (lambda d: delattr(_shared(d), "PixelMeasuresSequence"), ImageError, "does not say"),
+    ],
+)
+def test_segmentation_that_does_not_fit_is_refused(
+    made: Maker, change: Callable[[Dataset], None], error: type[Exception], reason: str
+) -> None:
+    study = made()
+    path = _changed(study, "dicom-seg", change)
+    with pytest.raises(error, match=reason):
+        read_label_for(study, "CT-7", path)
+
+
+def _contour(dataset: Dataset) -> Dataset:
+    return dataset.ROIContourSequence[0].ContourSequence[0]
+
+
+def _lift(offset: float) -> Callable[[Dataset], None]:
+    def change(dataset: Dataset) -> None:
+        data = [float(v) for v in _contour(dataset).ContourData]
+        data[2::3] = [z + offset for z in data[2::3]]
+        _contour(dataset).ContourData = data
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "reason"),
+    [
+        (_lift(1.0), GeometryMismatchError, "do not lie in the image's slices"),
+        (_lift(250.0), GeometryMismatchError, "outside of the image"),
+        (
+            lambda d: setattr(_contour(d), "ContourData", [1, 2, 3, 4]),
+            ImageError,
+            "damaged contour",
+        ),
+        (
+            lambda d: setattr(
+                d.StructureSetROISequence[0], "ReferencedFrameOfReferenceUID", generate_uid()
+            ),
+            GeometryMismatchError,
+            "another scan",
+        ),
+        (
+            lambda d: d.ROIContourSequence[1].ContourSequence.append(_contour(d)),
+            LabelError,
+            "overlaps",
+        ),
+    ],
+)
+def test_structures_that_do_not_fit_are_refused(
+    made: Maker, change: Callable[[Dataset], None], error: type[Exception], reason: str
+) -> None:
+    study = made()
+    path = _changed(study, "rtstruct", change)
+    with pytest.raises(error, match=reason):
+        read_label_for(study, "CT-7", path)
+
+
+def test_points_and_open_contours_of_a_structure_set_are_left_out(made: Maker) -> None:
+    study = made()
+
+    def open_(dataset: Dataset) -> None:
+        _contour(dataset).ContourGeometricType = "OPEN_PLANAR"
+        dataset.ROIContourSequence[1].ReferencedROINumber = 77
+        del dataset.ROIContourSequence[1].ROIDisplayColor
+
+    label = read_label_for(study, "CT-7", _changed(study, "rtstruct", open_))
+    assert not label.array[1][_drawn(study)[1] == 1].any()
+    assert label.segments[1].name == "ROI 2"
+
+
+def test_label_map_segmentations_are_read(made: Maker) -> None:
+    study = made()
+
+    def to_map(dataset: Dataset) -> None:
+        bits = dataset.pixel_array
+        numbers = [
+            frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+            for frame in dataset.PerFrameFunctionalGroupsSequence
+        ]
+        dataset.SegmentationType = "LABELMAP"
+        dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.66.7"
+        dataset.BitsAllocated = dataset.BitsStored = 8
+        dataset.HighBit = 7
+        dataset.PixelData = (bits * np.array(numbers, np.uint8)[:, None, None]).tobytes()
+        del dataset.SegmentSequence[0].RecommendedDisplayCIELabValue
+
+    label = read_label_for(study, "CT-7", _changed(study, "dicom-seg", to_map))
+    assert np.array_equal(_ids(study, label), _drawn(study))
+
+
+def test_damaged_and_other_files_are_told_apart(made: Maker, tmp_path: Path) -> None:
+    study = made()
+    path = tmp_path / "x.dcm"
+    path.write_bytes(b"\0" * 128 + b"DICM" + b"\xff" * 3)
+    assert is_dicom(path)
+    assert not is_dicom(tmp_path / "nothing")
+    with pytest.raises(ImageError):
+        read_label_for(study, "CT-7", path)
