@@ -540,6 +540,62 @@ def test_scrolling_moves_the_mark_on_the_strip(shown: SimpleNamespace) -> None:
     assert shown.section.wordsLabel.text.startswith("Slice 7 of 0\u20139, axial")
 
 
+def test_axis_follows_the_view_that_is_scrolled_not_one_that_is_passed_over(
+    shown: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = shown.session
+    monkeypatch.setattr(session.views, "active_plane", lambda _grid: "coronal")
+    session.tick()
+    assert session.plane == "axial"
+    session.views.jump("coronal", shown.grid, 3)
+    session.tick()
+    assert session.plane == "coronal"
+    assert len(shown.section.strip.content.states) == 16
+    assert shown.section.wordsLabel.text.startswith("Slice 3 of 0\u201315, coronal")
+
+
+def test_a_pinned_axis_stays_whatever_is_scrolled(
+    shown: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = shown.session
+    monkeypatch.setattr(session.views, "active_plane", lambda _grid: "coronal")
+    shown.section.axisCombo.setCurrentIndex(3)
+    for index in (2, 5):
+        session.views.jump("coronal", shown.grid, index)
+        session.tick()
+    assert session.plane == "sagittal"
+    assert shown.section.axisCombo.currentIndex == 3
+
+
+def test_keys_do_what_the_buttons_do(shown: SimpleNamespace, paint: Any) -> None:
+    session = shown.session
+    session.jump_to(9)
+    pressed = {s.key().toString(): s for s in shown.section.shortcuts._shortcuts}
+    pressed["Shift+E"].activated.emit()
+    assert session.ledger_states()[9] is E
+    session.jump_to(2)
+    pressed["Shift+Right"].activated.emit()
+    assert session.slice_index() == 9
+    pressed["Shift+U"].activated.emit()
+    assert session.ledger_states()[9] is U
+    pressed["Shift+D"].activated.emit()
+    assert "Nothing is drawn in this slice" in session.message
+
+
+def test_a_structure_added_in_the_editor_can_be_finished_at_once(
+    shown: SimpleNamespace, paint: Any, until: Any
+) -> None:
+    session, nodes = shown.session, shown.session.nodes("c0")
+    segment_id = nodes.drawn.GetSegmentation().AddEmptySegment("", "aorta")
+    session.jump_to(5)
+    paint(nodes.drawn, segment_id, nodes.volume, _array(shown, LIVER) > 0)
+    assert until(session, lambda: len(session.protocol().structures) == 3)
+    session.tick()
+    assert "Aorta drawn" in shown.section.wordsLabel.text
+    shown.section.buttons["done"].click()
+    assert session.ledger_states()[5] is D
+
+
 def test_tool_and_structure_are_taken_along_to_another_case(shown: SimpleNamespace) -> None:
     editor = shown.section.editor.widget
     editor.setActiveEffectByName("Paint")
