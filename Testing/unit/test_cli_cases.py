@@ -73,6 +73,9 @@ def test_drafts_are_applied_and_told_one_by_one(folder: Path) -> None:
     mark = Mark(plane="axial", indices=(1,), state=SliceState.DONE, ids=(1, 2))
     study.save_draft("c", [_map(1)], marks=[mark])
     study.save_draft("d", [_map(2)])
+    code, last, _ = _call("status", folder)
+    assert last.data["drafts"] == ["c", "d"]
+    assert "drawings wait to be merged in c, d" in last.message
     code, last, steps = _call("apply", folder)
     applied = [{"case": "c", "version": 1}, {"case": "d", "version": 1}]
     assert (code, last.kind) == (0, "result")

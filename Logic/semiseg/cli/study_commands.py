@@ -143,9 +143,13 @@ def status(context: typer.Context, folder: StudyFolder) -> None:
         cases=[dict(row) for row in rows],
         models=[model.id for model in study.models()],
         problems=problems,
+        drafts=list(study.drafts()),
     )
     for line in problems:
         screen.say(f"problem: {line}")
+    if study.drafts():
+        waiting = ", ".join(study.drafts())
+        screen.say(f"drawings wait to be merged in {waiting}: semiseg study apply")
     screen.next(next_step(study, shell_path(folder)))
 
 
