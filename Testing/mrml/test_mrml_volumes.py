@@ -63,6 +63,16 @@ def test_a_loaded_volume_has_each_voxel_at_its_place(world, tmp_path, suffix, na
     assert node.GetName() == "scan"
 
 
+def test_a_volume_that_is_loaded_again_has_its_name_again(world, tmp_path):
+    grid = _grid("straight")
+    path = tmp_path / "scan.nrrd"
+    world.scene.RemoveNode(_load(world, path, _voxels(grid), grid))
+    node = volumes.load_volume(world.scene, world.volumes, path, "scan")
+    second = volumes.load_volume(world.scene, world.volumes, path, "scan")
+    assert node.GetName() == "scan"
+    assert second.GetName() != "scan"
+
+
 @pytest.mark.parametrize("suffix", _SUFFIXES)
 @pytest.mark.parametrize("name", ["oblique", "left-handed"])
 def test_an_untouched_volume_gives_its_file(world, tmp_path, suffix, name):

@@ -70,6 +70,8 @@ def load_volume(scene, volumes_logic, path: Path, name: str):
                 "Slicer puts {name} at another place than its header says; save it anew as NRRD."
             ).format(name=path.name)
         )
+    if scene.GetFirstNodeByName(name) is None:
+        node.SetName(name)  # Slicer counts on even after the first one is gone
     return node
 
 
