@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -141,22 +139,6 @@ def confirm(monkeypatch: pytest.MonkeyPatch, *, answer: bool) -> list[str]:
     return asked
 
 
-def volume(scene: Any, name: str, **attributes: str) -> Any:
-    import numpy as np
-
-    import slicer
-
-    node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
-    image = slicer.vtkOrientedImageData()
-    image.SetDimensions(4, 4, 4)
-    image.AllocateScalars(6, 1)
-    node.SetAndObserveImageData(image)
-    slicer.util.arrayFromVolume(node)[:] = np.zeros((4, 4, 4))
-    for key, value in attributes.items():
-        node.SetAttribute(key.replace("_", "."), value)
-    return node
-
-
 def test_numbers_in_names_and_figures_are_sorted_as_numbers(section: Any) -> None:
     assert texts(section, NAME) == ["scan 1 *", "scan 9", "scan 10"]
     sort(section, DICE, rising=False)
@@ -202,17 +184,6 @@ def test_a_narrow_panel_keeps_names_readable_and_the_verdict_as_icon(
     section.widget.resize(900, 400)
     section.refresh({"cases"})
     assert data(section, "scan_10", TRUST, "DisplayRole") == "good"
-
-
-def test_the_table_is_as_high_as_its_rows_but_not_endless(
-    section: Any, session: FakeSession
-) -> None:
-    heights = []
-    for count in (3, 8, 40, 41):
-        session.listed = [overview(number) for number in range(count)]
-        section.refresh({"cases"})
-        heights.append(section.table.view.maximumHeight)
-    assert heights[0] < heights[1] < heights[2] == heights[3]
 
 
 def test_a_problem_is_told_in_every_cell_of_a_marked_row(
@@ -368,63 +339,6 @@ def test_chosen_files_are_handed_on_and_the_folder_is_remembered(
     assert asked[1][2] == "/data"
 
 
-def test_the_scene_offers_volumes_that_are_no_cases_and_says_why_not_others(
-    section: Any, session: FakeSession, scene: Any
-) -> None:
-    import qt
-
-    good = volume(scene, "abdomen")
-    volume(scene, "known", SemiSeg_StudyId=STUDY, SemiSeg_CaseId="a", SemiSeg_Role="volume")
-    volume(scene, "foreign", SemiSeg_StudyId="study-2", SemiSeg_Role="volume")
-    scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "labels")
-    section.addSceneButton.click()
-    chooser = section._chooser
-    shown = [chooser.list.item(row).text() for row in range(chooser.list.count)]
-    assert shown[0] == "abdomen"
-    assert shown[1].startswith("foreign: It belongs to another study")
-    assert "labels is no scalar volume" in shown[2]
-    assert not chooser.list.item(2).flags() & qt.Qt.ItemIsUserCheckable
-    assert [offer.node for offer in chooser.chosen()] == [good]
-    chooser.buttons.button(qt.QDialogButtonBox.Ok).click()
-    assert session.told == [("add_volumes", [good], [None])]
-
-
-def test_nothing_checked_cannot_be_added(section: Any, scene: Any) -> None:
-    import qt
-
-    volume(scene, "abdomen")
-    section.addSceneButton.click()
-    chooser = section._chooser
-    chooser.list.item(0).setCheckState(qt.Qt.Unchecked)
-    assert not chooser.buttons.button(qt.QDialogButtonBox.Ok).enabled
-    chooser.buttons.button(qt.QDialogButtonBox.Cancel).click()
-    assert not chooser.dialog.visible
-
-
-def test_dicom_offers_loaded_series_with_their_modality(
-    section: Any, session: FakeSession, scene: Any
-) -> None:
-    import slicer
-
-    volume(scene, "from a file")
-    section.addDicomButton.click()
-    assert "DICOM browser" in session.said[0]
-    node = volume(scene, "3: T1", DICOM_instanceUIDs="1.2.3 1.2.4")
-    tree = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
-    item = tree.GetItemByDataNode(node) or tree.CreateItem(tree.GetSceneItemID(), node)
-    tree.SetItemAttribute(item, "DICOM.Modality", "MR")
-    section.addDicomButton.click()
-    assert section._chooser.list.item(0).text() == "3: T1 (MR, DICOM)"
-    section._chooser.buttons.accepted.emit()
-    assert session.told == [("add_volumes", [node], ["MR"])]
-
-
-def test_an_empty_scene_is_said_and_opens_no_dialog(section: Any, session: FakeSession) -> None:
-    section.addSceneButton.click()
-    assert session.said
-    assert section._chooser is None
-
-
 def test_the_dicom_button_goes_to_slicers_module(
     section: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -454,165 +368,3 @@ def test_an_empty_study_says_how_to_begin(section: Any, session: FakeSession) ->
     assert "Add" in section.hintLabel.text
     assert section.addFilesButton.enabled
     assert not section.filterEdit.visible
-
-
-def shuffled(session: FakeSession, rng: random.Random, step: int) -> None:
-    """Adds, drops or changes a case, or shows another."""
-    action = rng.randrange(4)
-    if action == 0 or not session.listed:
-        session.listed.insert(rng.randint(0, len(session.listed)), overview(100 + step))
-    elif action == 1:
-        session.listed.pop(rng.randrange(len(session.listed)))
-    elif action == 2:
-        place = rng.randrange(len(session.listed))
-        name, score = rng.choice(("CT", "mr 7", "x")), rng.choice((None, rng.random()))
-        session.listed[place] = replace(session.listed[place], name=name, score=score)
-    ids = [row.id for row in session.listed]
-    session.current = rng.choice([*ids, None])
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_after_any_changes_the_table_shows_what_the_session_says(
-    section: Any, session: FakeSession, seed: int
-) -> None:
-    from SemiSegModuleLib.sections.cases_cells import cells, matches, searchable
-
-    rng = random.Random(seed)
-    for step in range(60):
-        shuffled(session, rng, step)
-        section.refresh({"cases"})
-        section.filterEdit.text = rng.choice(("", "", "ct", "x", "7"))
-        column, rising = rng.randrange(7), rng.random() < 0.5
-        sort(section, column, rising=rising)
-        wanted = {
-            row.id: cells(row, shown=row.id == session.current, loaded=False)
-            for row in session.listed
-            if matches(searchable(row), section.filterEdit.text)
-        }
-        visible = section.table.visible()
-        assert sorted(visible) == sorted(wanted)
-        for place in range(7):
-            shown = [data(section, case_id, place, "ToolTipRole") for case_id in visible]
-            assert shown == [wanted[case_id][place].tip for case_id in visible]
-        keys = [wanted[case_id][column].order for case_id in visible]
-        assert keys == sorted(keys, reverse=not rising)
-        assert set(section.table.selected()) <= set(visible)
-        assert section.showButton.enabled == (
-            section.table.selected()[:1] not in ([], [session.current])
-        )
-
-
-@pytest.fixture
-def live(
-    live_session: Any, jobs: Any, phantom_study: Any, until: Callable[..., bool]
-) -> Iterator[SimpleNamespace]:
-    """The section on a real session with the two phantoms c0 and c1."""
-    from SemiSegModuleLib.sections.cases import CasesSection
-
-    session = live_session(jobs)
-    found = CasesSection(session, str)
-    session.listen(found.refresh)
-    session.open_study(phantom_study(annotated=1).folder)
-    assert until(session)
-    yield SimpleNamespace(section=found, session=session, jobs=jobs)
-    found.close()
-    found.widget.deleteLater()
-
-
-def test_rows_of_a_study_are_shown_selected_and_unloaded(
-    live: SimpleNamespace, until: Callable[..., bool]
-) -> None:
-    assert texts(live.section, NAME) == ["c0", "c1"]
-    assert texts(live.section, DONE) == ["A 4/10", "none"]
-    live.section.table.select(["c1"])
-    live.section.showButton.click()
-    assert until(live.session)
-    assert live.session.current == "c1"
-    assert data(live.section, "c1", NAME, "FontRole").bold()
-    live.section.unloadButton.click()
-    assert until(live.session)
-    assert live.session.current is None
-    assert not live.section.unloadButton.enabled
-
-
-def test_a_modality_set_by_hand_reaches_the_study(
-    live: SimpleNamespace, until: Callable[..., bool]
-) -> None:
-    live.section.table.select(["c0"])
-    live.section.modalityCombo.activated.emit(2)
-    assert data(live.section, "c0", MODALITY, "DisplayRole") == "MR"
-    assert until(live.session)
-    assert live.session.study.case("c0").modality == "MR"
-
-
-def test_refused_files_are_named_together_and_the_rest_comes_in(
-    live: SimpleNamespace,
-    until: Callable[..., bool],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    import numpy as np
-    import qt
-    import SimpleITK as sitk
-
-    (tmp_path / "broken.nrrd").write_text("no image")
-    image = sitk.GetImageFromArray(np.arange(504, dtype=np.float32).reshape(7, 8, 9))
-    sitk.WriteImage(image, tmp_path / "new 2.nii.gz")
-    chosen = [str(tmp_path / name) for name in ("broken.nrrd", "gone.nrrd", "new 2.nii.gz")]
-    dialog = SimpleNamespace(getOpenFileNames=lambda *_values: chosen)
-    monkeypatch.setattr(qt, "QFileDialog", dialog)
-    live.section.addFilesButton.click()
-    assert until(live.session)
-    assert len(texts(live.section, NAME)) == 3
-    assert live.session.message_is_error
-    assert live.session.message.startswith("Added 1 scan. Not added: ")
-    assert "broken.nrrd" in live.session.message
-    assert "gone.nrrd" in live.session.message
-
-
-def test_a_volume_of_the_scene_becomes_a_case_of_its_dicom_modality(
-    live: SimpleNamespace, until: Callable[..., bool], scene: Any
-) -> None:
-    import slicer
-
-    node = volume(scene, "series 3", DICOM_instanceUIDs="1.2.3")
-    tree = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
-    item = tree.GetItemByDataNode(node) or tree.CreateItem(tree.GetSceneItemID(), node)
-    tree.SetItemAttribute(item, "DICOM.Modality", "MR")
-    slicer.util.arrayFromVolume(node)[1:3] = 40
-    live.section.addDicomButton.click()
-    live.section._chooser.buttons.accepted.emit()
-    assert until(live.session)
-    assert texts(live.section, NAME) == ["c0", "c1", "series 3"]
-    assert texts(live.section, MODALITY)[2] == "MR"
-    live.section.addDicomButton.click()
-    assert not live.section._chooser.dialog.visible
-    assert "Added 1 scan" not in live.session.message
-
-
-def test_a_removed_case_leaves_the_table_and_is_kept_aside(
-    live: SimpleNamespace, until: Callable[..., bool], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    confirm(monkeypatch, answer=True)
-    live.section.table.select(["c0"])
-    live.section.removeButton.click()
-    assert until(live.session)
-    assert texts(live.section, NAME) == ["c1"]
-    assert live.section.table.selected() == ["c1"]
-    assert list((live.session.study.folder / "removed").glob("c0-*"))
-
-
-def test_a_thousand_rows_are_refreshed_in_a_blink(section: Any, session: FakeSession) -> None:
-    session.listed = [overview(number) for number in range(1000)]
-    began = time.process_time()
-    section.refresh({"cases"})
-    first = time.process_time() - began
-    session.listed = [replace(row) for row in session.listed]
-    for number in range(0, 1000, 10):
-        session.listed[number] = replace(session.listed[number], has_draft=True, score=0.5)
-    began = time.process_time()
-    section.refresh({"cases"})
-    later = time.process_time() - began
-    assert len(texts(section, NAME)) == 1000
-    assert first < 0.5
-    assert later < 0.05
