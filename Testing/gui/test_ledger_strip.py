@@ -226,6 +226,28 @@ def test_strip_is_drawn_anew_when_its_width_changes(strip: Any) -> None:
     assert strip.widget.grab().toImage().pixelColor(strip.x_of(49), 15).green() > 100
 
 
+def test_strip_is_drawn_anew_when_the_application_turns_dark(strip: Any) -> None:
+    import qt
+
+    strip.show(_content(*[U] * 50, current=25))
+    palette = strip.widget.palette()
+    palette.setColor(qt.QPalette.WindowText, qt.QColor(250, 240, 230))
+    strip.widget.setPalette(palette)
+    triangle = strip.widget.grab().toImage().pixelColor(strip.x_of(25), 1)
+    assert triangle.red() == 250
+
+
+def test_a_larger_font_gets_more_room(strip: Any) -> None:
+    import qt
+
+    strip.show(_content(*[U] * 50))
+    before, left = strip.height, strip.x_of(0)
+    strip.widget.setFont(qt.QFont("Sans Serif", 24))
+    assert strip.height > before
+    assert strip.x_of(0) > left
+    assert strip.widget.minimumHeight == strip.widget.maximumHeight == strip.height
+
+
 def test_the_strip_does_not_keep_the_panel_from_being_narrow(strip: Any) -> None:
     strip.widget.resize(900, strip.height)
     strip.show(_content(*[D] * 50))

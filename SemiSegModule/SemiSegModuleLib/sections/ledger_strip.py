@@ -26,7 +26,6 @@ from SemiSegModuleLib.sections.strip_layout import (
 _MARKER = 6
 _BAND = 16
 _TICK = 3
-_MARGIN = 16
 # Middle tones that stand out from white and from dark grey alike, and that remain apart under
 # the common kinds of colour blindness. The shapes differ too, see _fill.
 DONE = (0, 158, 115)
@@ -45,11 +44,7 @@ class LedgerStrip:
         self.widget.minimumWidth = 160
         self.widget.mouseTracking = True
         self.widget.accessibleName = _("Slice ledger")
-        metrics = self.widget.fontMetrics()
-        self._text_height = metrics.height()
-        self.height = _MARKER + _BAND + _TICK + self._text_height
-        self.widget.minimumHeight = self.height
-        self.widget.maximumHeight = self.height
+        self.measure()
         self._filter = _MouseFilter(self)
         self.widget.installEventFilter(self._filter)
 
@@ -57,6 +52,14 @@ class LedgerStrip:
         """Stop listening; the label belongs to its layout."""
         self.widget.removeEventFilter(self._filter)
         self._filter.strip = None
+
+    def measure(self) -> None:
+        """Make room for the letters at both ends and the numbers below, in the present font."""
+        metrics = self.widget.fontMetrics()
+        self._margin = metrics.horizontalAdvance("W") + 6
+        self.height = _MARKER + _BAND + _TICK + metrics.height()
+        self.widget.minimumHeight = self.height
+        self.widget.maximumHeight = self.height
 
     def show(self, content: StripContent) -> None:
         """Draw `content` unless it is shown already."""
@@ -67,14 +70,15 @@ class LedgerStrip:
     def redraw(self) -> None:
         """Draw anew, at the label's present width and palette."""
         ratio = self.widget.devicePixelRatioF()
-        width = max(int(self.widget.width), 2 * _MARGIN + 2)
+        width = self._width() + 2 * self._margin
         pixmap = qt.QPixmap(round(width * ratio), round(self.height * ratio))
         pixmap.setDevicePixelRatio(ratio)
         pixmap.fill(qt.QColor(0, 0, 0, 0))
         painter = qt.QPainter()
         painter.begin(pixmap)
         try:
-            self._draw(painter, width - 2 * _MARGIN)
+            painter.translate(self._margin, 0)
+            self._draw(painter, self._width())
         finally:
             painter.end()
         self.widget.setPixmap(pixmap)
@@ -86,13 +90,13 @@ class LedgerStrip:
     def jump(self, x: float) -> None:
         """Go to the slice under `x`."""
         if self.content.states:
-            self._on_jump(index_at(x - _MARGIN, self.content, self._width()))
+            self._on_jump(index_at(x - self._margin, self.content, self._width()))
 
     def words_at(self, x: float) -> str:
         """Slice number and state under `x`, in words."""
         if not self.content.states:
             return ""
-        index = index_at(x - _MARGIN, self.content, self._width())
+        index = index_at(x - self._margin, self.content, self._width())
         pending = index in self.content.pending
         return _("Slice {index}: {state}. Click to go there.").format(
             index=index, state=state_in_words(self.content.states[index], pending=pending)
@@ -101,13 +105,13 @@ class LedgerStrip:
     def x_of(self, index: int) -> int:
         """The middle of slice `index` in the label's pixels."""
         left, right = span_of(index, self.content, self._width())
-        return _MARGIN + (left + right) // 2
+        return self._margin + (left + right) // 2
 
     def _width(self) -> int:
-        return max(int(self.widget.width) - 2 * _MARGIN, 1)
+        return max(int(self.widget.width) - 2 * self._margin, 2)
 
     def _draw(self, painter: object, width: int) -> None:
-        palette = _value(self.widget.palette)
+        palette = self.widget.palette()
         text = palette.color(qt.QPalette.WindowText)
         painter.setPen(text)
         self._draw_band(painter, width, palette.color(qt.QPalette.Mid))
@@ -122,10 +126,10 @@ class LedgerStrip:
 
     def _draw_band(self, painter: object, width: int, frame: object) -> None:
         middle = _MARKER + _BAND - 3
-        painter.drawText(2, middle, self.content.low)
-        painter.drawText(_MARGIN + width + 4, middle, self.content.high)
-        painter.fillRect(_MARGIN, _MARKER - 1, width, 1, frame)
-        painter.fillRect(_MARGIN, _MARKER + _BAND, width, 1, frame)
+        painter.drawText(2 - self._margin, middle, self.content.low)
+        painter.drawText(width + 4, middle, self.content.high)
+        painter.fillRect(0, _MARKER - 1, width, 1, frame)
+        painter.fillRect(0, _MARKER + _BAND, width, 1, frame)
 
     def _draw_ticks(self, painter: object, width: int) -> None:
         metrics = self.widget.fontMetrics()
@@ -133,7 +137,7 @@ class LedgerStrip:
         top = _MARKER + _BAND + 1
         for index in ticks(count, width, metrics.horizontalAdvance(str(count - 1))):
             left, right = span_of(index, self.content, width)
-            middle = _MARGIN + (left + right) // 2
+            middle = (left + right) // 2
             painter.drawLine(middle, top, middle, top + _TICK)
             half = metrics.horizontalAdvance(str(index)) // 2
             painter.drawText(middle - half, self.height - metrics.descent(), str(index))
@@ -141,7 +145,6 @@ class LedgerStrip:
     def _draw_marker(self, painter: object, width: int, color: object) -> None:
         """A frame around the shown slice, and a triangle above that is seen at any width."""
         left, right = span_of(self.content.current, self.content, width)
-        left, right = _MARGIN + left, _MARGIN + right
         middle = (left + right - 1) // 2
         for row in range(_MARKER - 1):
             half = _MARKER - 2 - row
@@ -170,7 +173,9 @@ class _MouseFilter(qt.QObject):
         if strip is None:
             return False
         kind = event.type()
-        if kind in (qt.QEvent.Resize, qt.QEvent.PaletteChange):
+        if kind == qt.QEvent.FontChange:
+            strip.measure()
+        if kind in (qt.QEvent.Resize, qt.QEvent.PaletteChange, qt.QEvent.FontChange):
             strip.redraw()
         elif kind == qt.QEvent.MouseMove:
             return _moved(strip, event)
@@ -189,11 +194,6 @@ def _moved(strip: LedgerStrip, event: object) -> bool:
     return True
 
 
-def _value(found: object) -> object:
-    """What PythonQt gives by a call and PySide as a property."""
-    return found() if callable(found) else found
-
-
 def _x_of(event: object) -> float:
     """Pixels from the label's left edge; Qt 6 has `position` in place of Qt 5's `localPos`."""
     point = event.position() if hasattr(event, "position") else event.localPos()
@@ -208,7 +208,7 @@ def _fill(painter: object, cell: Cell) -> None:
     """
     # A single done slice among a thousand must not be missed.
     least = 2 if _is_finished(cell) else 1
-    left, width = _MARGIN + cell.left, max(cell.right - cell.left, least)
+    left, width = cell.left, max(cell.right - cell.left, least)
     color = _color(cell)
     if cell.state is SliceState.UNTOUCHED:
         _rows(painter, left, width, (_BAND - 2, _BAND), color, striped=cell.pending)
