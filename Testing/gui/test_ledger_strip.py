@@ -209,6 +209,19 @@ def test_states_differ_by_shape_and_not_by_color_alone(strip: Any) -> None:
     assert len(profiles) == 5
 
 
+def test_colors_stand_out_from_light_and_dark_alike(application: Any) -> None:
+    from SemiSegModuleLib.sections import ledger_strip
+
+    def light(color: tuple[int, int, int]) -> float:
+        parts = [(c / 255 + 0.055) / 1.055 for c in color]
+        return sum(w * p**2.4 for w, p in zip((0.2126, 0.7152, 0.0722), parts, strict=True))
+
+    for name in ("DONE", "SUGGESTED", "PENDING", "UNTOUCHED"):
+        own = light(getattr(ledger_strip, name)) + 0.05
+        assert (light((239, 239, 239)) + 0.05) / own >= 3.0, name
+        assert own / (light((53, 53, 53)) + 0.05) >= 3.0, name
+
+
 @pytest.mark.parametrize("count", [20, 112, 400, 1000])
 def test_the_shown_slice_is_marked_at_any_number_of_slices(strip: Any, count: int) -> None:
     current = count * 2 // 3

@@ -28,10 +28,10 @@ _BAND = 16
 _TICK = 3
 # Middle tones that stand out from white and from dark grey alike, and that remain apart under
 # the common kinds of colour blindness. The shapes differ too, see _fill.
-DONE = (0, 158, 115)
+DONE = (0, 152, 110)
 SUGGESTED = (70, 140, 214)
-PENDING = (214, 126, 0)
-UNTOUCHED = (140, 140, 140)
+PENDING = (200, 112, 0)
+UNTOUCHED = (136, 136, 136)
 
 
 class LedgerStrip:
