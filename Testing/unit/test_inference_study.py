@@ -86,7 +86,9 @@ def test_all_cases_are_segmented_on_their_own_grids(study: Study) -> None:
     steps = [event.step for event in events if event.total]
     assert steps == sorted(steps)
     assert events[-1].step == events[-1].total
-    done = [event.data["case"] for event in events if "version" in event.data]
+    saved = [event for event in events if event.data.get("saved")]
+    done = [event.data["case"] for event in saved]
+    assert all(event.data["model"] == 1 and "uncertainty" in event.data for event in saved)
     assert done == ["first", "second", "third"]
     assert all(event.kind == "progress" for event in events)
 

@@ -374,6 +374,25 @@ def test_a_draft_that_is_applied_while_it_is_read_is_none(
     assert study.problems == ()
 
 
+def test_a_draft_that_cannot_be_taken_away_is_merged_all_the_same(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study.save_draft("c", [_box()])
+    honest = Path.replace
+
+    def refuse(path: Path, target: Path) -> Path:
+        if path.suffix == ".npz":
+            raise PermissionError(errno.EACCES, "in use")
+        return honest(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", refuse)
+        assert study.apply_draft("c") == 1
+    assert [p.message for p in study.problems if "its draft stays" in p.message]
+    assert study.apply_draft("c") == 1
+    assert study.drafts() == ()
+
+
 def _as_if_by_another(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Owner:
     owner = replace(Owner.current(), **changes)
     monkeypatch.setattr(Owner, "current", classmethod(lambda cls: owner))

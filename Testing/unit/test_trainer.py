@@ -67,6 +67,20 @@ def test_the_model_says_how_it_was_made(phantom_study: Make) -> None:
     assert info["versions"]["torch"] == torch.__version__
 
 
+def test_loss_and_dice_are_told_with_step_and_time_left(phantom_study: Make) -> None:
+    events: list[Event] = []
+    train(phantom_study(), config(), events.append)
+    told = [event for event in events if event.phase == "train" and event.data]
+    scored = [event for event in told if "dice" in event.data]
+    lost = [event for event in told if "loss" in event.data]
+    assert len(scored) == 1
+    assert lost
+    for event in (*scored, *lost):
+        assert 0 < event.step <= event.total == 4
+        assert "seconds_left" in event.data
+    assert scored[0].data["dice"] == scored[0].data["validation_dice"]
+
+
 def test_the_same_steps_give_the_same_bits(phantom_study: Make) -> None:
     study = phantom_study()
     one, other = train(study, config()), train(study, config())

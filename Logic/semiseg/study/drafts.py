@@ -159,9 +159,22 @@ class Drafts(Labelling):
             if draft is None:
                 return None
             version = self._merge_draft(case, draft)
-            for path in files.settle(draft.number):
-                self._tell(_kept_aside(case_id, path))
+            self._settle(case_id, files, draft.number)
             return version
+
+    def _settle(self, case_id: str, files: DraftFiles, number: int) -> None:
+        try:
+            for path in files.settle(number):
+                self._tell(_kept_aside(case_id, path))
+        except StorageError as error:
+            self._tell(
+                Problem(
+                    case_id=case_id,
+                    path=files.path(number),
+                    message=f"the drawing in {case_id} is merged, but its draft stays: {error}",
+                    remedy="nothing needs to be done: to merge it again changes nothing",
+                )
+            )
 
     def _newest_draft(
         self, case: Case, files: DraftFiles
