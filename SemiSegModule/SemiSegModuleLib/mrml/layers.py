@@ -175,6 +175,14 @@ def grid_box(grid: Grid) -> Box:
     return tuple((0, size) for size in grid.shape_zyx)
 
 
+def busy_rows(*planes: NDArray) -> slice:
+    """The rows from the first to the last in which any of the planes (y, x) is not 0."""
+    # The largest value is found many voxels at a time, other than any value that is not 0.
+    busy = np.logical_or.reduce([plane.max(axis=1, initial=0) for plane in planes])
+    found = np.flatnonzero(busy)
+    return slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, 0)
+
+
 def write_ids(
     layer: Layer, grid: Grid, ids: NDArray, box: Box, mask: NDArray[np.bool_] | None = None
 ) -> int:
@@ -192,16 +200,15 @@ def write_ids(
     source = ids[within(shared, box)]
     wanted = None if mask is None else mask[within(shared, box)]
     changed = 0
-    for plane, line in enumerate(target):
-        if not source[plane].max() and not line.max():
-            continue
-        new = table[source[plane]]
-        differs = line != new
+    for number, plane in enumerate(target):
+        rows = busy_rows(source[number], plane)
+        old, new = plane[rows], table[source[number, rows]]
+        differs = old != new
         if wanted is not None:
-            differs &= wanted[plane]
+            differs &= wanted[number, rows]
         count = int(np.count_nonzero(differs))
         if count:
-            line[differs] = new[differs]
+            old[differs] = new[differs]
             changed += count
     if changed:
         layer.tell()
@@ -213,12 +220,14 @@ def _needed(table: NDArray, ids: NDArray, box: Box, mask: NDArray | None) -> Box
     lines = [np.zeros(size, np.bool_) for size in ids.shape]
     holds = table != 0
     for number, plane in enumerate(ids):
-        if plane.max(initial=0):
-            held = holds[plane] if mask is None else holds[plane] & mask[number]
-            lines[1] |= held.any(axis=1)
-            across = held.any(axis=0)
-            lines[2] |= across
-            lines[0][number] = across.any()
+        rows = busy_rows(plane)
+        held = holds[plane[rows]]
+        if mask is not None:
+            held &= mask[number, rows]
+        lines[1][rows] |= held.any(axis=1)
+        across = held.any(axis=0)
+        lines[2] |= across
+        lines[0][number] = across.any()
     starts = tuple(low for low, _high in box)
     return _moved(_ends(lines), starts)
 
@@ -312,6 +321,5 @@ def _lines(array: NDArray) -> tuple[NDArray[np.bool_], ...]:
     """For each axis, which of its slices hold something."""
     if array.size == 0:
         return tuple(np.zeros(size, np.bool_) for size in array.shape)
-    # The largest value is found many voxels at a time, other than any value that is not 0.
     in_plane = array.max(axis=0) != 0
     return array.max(axis=(1, 2)) != 0, in_plane.any(axis=1), in_plane.any(axis=0)

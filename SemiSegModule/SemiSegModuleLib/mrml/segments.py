@@ -21,6 +21,7 @@ from SemiSegModuleLib.mrml.layers import (
     Layer,
     around,
     box_of,
+    busy_rows,
     common,
     grid_box,
     is_empty,
@@ -333,11 +334,12 @@ def _require_segments(node, array: Ids, where: NDArray[np.bool_] | None) -> None
     unknown[[0, *(info.structure_id or 0 for info in structures_in(node))]] = False
     missing: set[int] = set()
     for number, plane in enumerate(array):
-        if not plane.max(initial=0):
-            continue
-        bad = unknown[plane] if where is None else unknown[plane] & where[number]
+        rows = busy_rows(plane)
+        bad = unknown[plane[rows]]
+        if where is not None:
+            bad &= where[number, rows]
         if bad.any():
-            missing |= set(np.unique(plane[bad]).tolist())
+            missing |= set(np.unique(plane[rows][bad]).tolist())
     if missing:
         raise SceneError(
             _("{name} has no segment for structure {ids}; add it to the structures first.").format(
