@@ -36,6 +36,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
         self._attributes: list[tuple[str, str, Any]] = []
         self._none_enabled, self._none_text, self._children_too = False, "None", True
         self._current: str | None = None
+        self._place = 0
         self._combo.activated.connect(self._on_activated)
         self.destroyed.connect(self._forget_scene)
 
@@ -85,6 +86,8 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
             events = [getattr(slicer.vtkMRMLScene, name) for name in self._EVENTS]
             self._tags = [scene.AddObserver(e, self._on_scene) for e in events]
         self._fill()
+        if self._current is None and not self._none_enabled and self._nodes():
+            self.setCurrentNode(self._nodes()[0])  # only now: nodes that come later are not chosen
 
     def addAttribute(self, node_type: str, name: str, value: Any = None) -> None:  # noqa: N802
         self._attributes.append((node_type, name, value))
@@ -105,9 +108,11 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
         self.setCurrentNodeID(node_id)
 
     def setCurrentNodeID(self, node_id: str) -> None:  # noqa: N802
+        self._fill()
         index = self._combo.findData(node_id or "")
         self._combo.currentIndex = index
         self._take(self._combo.itemData(index) if index >= 0 else None)
+        self._place = max(index - int(self._none_enabled), 0)
 
     def nodeCount(self) -> int:  # noqa: N802
         return len(self._nodes())
@@ -134,7 +139,8 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
         )
 
     def _fill(self) -> None:
-        nodes = self._nodes()
+        """List the nodes again; a node that was lost gives way to the next one, as in Slicer."""
+        nodes, place = self._nodes(), self._place
         self._combo.clear()
         if self._none_enabled:
             self._combo.addItem(self._none_text, "")
@@ -142,8 +148,9 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
             self._combo.addItem(node.GetName(), node.GetID())
         ids = [n.GetID() for n in nodes]
         kept = self._current if self._current in ids else None
-        if kept is None and not self._none_enabled and ids:
-            kept = ids[0]
+        if kept is None and self._current is not None and not self._none_enabled:
+            kept = ids[place] if place < len(ids) else None
+        self._place = ids.index(kept) if kept in ids else 0
         self._combo.currentIndex = self._combo.findData(kept or "")
         self._take(kept)
 
@@ -161,7 +168,7 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def _on_scene(self, scene: Any, _event: str, node: Any = None) -> None:
-        if not scene.IsBatchProcessing() and (node is None or self._is_listed(node)):
+        if node is None or self._is_listed(node):
             self._fill()
 
     def _is_listed(self, node: Any) -> bool:

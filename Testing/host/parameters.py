@@ -25,8 +25,7 @@ class _Value:
 
     def check(self, value: Any) -> None:
         accepted = (int, float) if self.kind is float else self.kind
-        wrong_bool = self.kind in (int, float) and isinstance(value, bool) and False
-        if not isinstance(value, accepted) or wrong_bool:
+        if not isinstance(value, accepted):
             raise TypeError(f"{self.name} must be a {self.kind.__name__}, got {value!r}")
 
     def write(self, node: Any, value: Any) -> None:
@@ -88,7 +87,7 @@ class ObservedList(MutableSequence[Any]):
 
 
 class _ListValue(_Value):
-    """A list of one simple type: its length under its name, its items under `name_index`."""
+    """A list of one simple type: its length under `name_len`, its items under `name_0` ..."""
 
     def __init__(self, name: str, kind: type, default: Any) -> None:
         self.item_kind = kind
@@ -101,17 +100,24 @@ class _ListValue(_Value):
         if not isinstance(value, (list, ObservedList)):
             raise TypeError(f"{self.name} must be a list, got {value!r}")
 
+    def is_in(self, node: Any) -> bool:
+        return bool(node.HasParameter(f"{self.name}_len"))
+
+    def _length(self, node: Any) -> int:
+        return int(node.GetParameter(f"{self.name}_len")) if self.is_in(node) else 0
+
     def write(self, node: Any, value: Any) -> None:
         self.check(value)
-        modifying = node.StartModify()
-        node.SetParameter(self.name, str(len(value)))
+        modifying, before = node.StartModify(), self._length(node)
         for index, item in enumerate(value):
             self._item(index).write(node, item)
+        node.SetParameter(f"{self.name}_len", str(len(value)))
+        for index in range(len(value), before):
+            node.UnsetParameter(f"{self.name}_{index}")
         node.EndModify(modifying)
 
     def read(self, node: Any) -> Any:
-        count = int(node.GetParameter(self.name))
-        values = [self._item(index).read(node) for index in range(count)]
+        values = [self._item(index).read(node) for index in range(self._length(node))]
         return ObservedList(values, lambda changed: self.write(node, changed))
 
 
@@ -148,6 +154,8 @@ def parameterNodeWrapper(decorated: type) -> type:  # noqa: N802
 
 def _property(value: _Value) -> property:
     def read(self: Any) -> Any:
+        if not value.is_in(self.parameterNode):  # closing the scene empties the node
+            value.write(self.parameterNode, value.default)
         return value.read(self.parameterNode)
 
     def write(self: Any, new: Any) -> None:

@@ -1,26 +1,47 @@
-"""qMRMLSegmentEditorWidget, thin, over Slicer's own segment editor logic and node."""
+"""qMRMLSegmentEditorWidget, thin, over Slicer's own segment editor logic and node.
+
+It does with nodes what the real one does, also what a module may not expect: `segmentationNode()`
+is what the (perhaps hidden) selector shows, which chooses a neighbour when its node goes; another
+segmentation brings its reference volume and its first segment along; nothing is updated while the
+scene is closed or loaded, and everything afterwards. Strokes are made by tests (see strokes.py).
+"""
 
 from __future__ import annotations
 
 import logging
 from typing import Any
 
+import vtk
 from PySide6 import QtCore, QtGui, QtWidgets
 
 import slicer
 from host.layout_manager import qMRMLWidget
+from host.node_widgets import qMRMLNodeComboBox
 
 _LOG = logging.getLogger(__name__)
 _EFFECTS = ("Threshold", "Paint", "Draw", "Erase", "Level tracing", "Grow from seeds", "Scissors")
+_NO_NODE = "qMRMLSegmentEditorWidget.%s needs the segment editor node (and segmentation) first"
+_TERMINOLOGY = "TerminologyEntry"
+
+
+class qSlicerSegmentEditorAbstractEffect(QtCore.QObject):  # noqa: N801
+    """A tool; only its name is known here."""
+
+    def __init__(self, name: str) -> None:
+        QtCore.QObject.__init__(self)
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        return self._name
 
 
 class qMRMLSegmentEditorWidget(qMRMLWidget):  # noqa: N801
-    """Segment list, effect buttons, undo and redo; strokes are made by tests (see strokes.py)."""
+    """Node selectors, segment list, effect buttons, undo and redo."""
 
     currentSegmentIDChanged = QtCore.Signal(str)  # noqa: N815
     segmentationNodeChanged = QtCore.Signal(object)  # noqa: N815
     sourceVolumeNodeChanged = QtCore.Signal(object)  # noqa: N815
-    segmentationNodeSelectorVisible, sourceVolumeNodeSelectorVisible = True, True  # noqa: N815
     switchToSegmentationsButtonVisible, specifyGeometryButtonVisible = True, True  # noqa: N815
     show3DButtonVisible, maskingSectionVisible = True, True  # noqa: N815
     addRemoveSegmentButtonsVisible, unorderedEffectsVisible = True, True  # noqa: N815
@@ -32,17 +53,23 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):  # noqa: N801
         qMRMLWidget.__init__(self, parent)
         self._logic = slicer.vtkSlicerSegmentEditorLogic()
         self._node: Any = None
-        self._node_tag: int | None = None
-        self._observed: Any = None
-        self._segmentation_tags: list[int] = []
-        self._shown: tuple[Any, Any, str] = (None, None, "")
-        self._order, self._read_only = list(_EFFECTS), False
+        self._observed: list[tuple[Any, int]] = []
+        self._segmentation: Any = None
+        self._source: Any = None
+        self._effects = [qSlicerSegmentEditorAbstractEffect(name) for name in _EFFECTS]
+        self._order, self._read_only, self._shown_id = list(_EFFECTS), False, ""
         self._build()
         self.destroyed.connect(self._let_go)
 
     def _build(self) -> None:
         layout = QtWidgets.QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
+        self._segmentations, self._volumes = qMRMLNodeComboBox(), qMRMLNodeComboBox()
+        self._segmentations.nodeTypes = ["vtkMRMLSegmentationNode"]
+        self._volumes.nodeTypes = ["vtkMRMLScalarVolumeNode"]
+        self._volumes.noneEnabled, self._volumes.showChildNodeTypes = True, False
+        layout.addWidget(self._segmentations)
+        layout.addWidget(self._volumes)
         self._add, self._remove = QtWidgets.QPushButton("Add"), QtWidgets.QPushButton("Remove")
         self._undo, self._redo = QtWidgets.QPushButton("Undo"), QtWidgets.QPushButton("Redo")
         actions = (self._add_segment, self._remove_segment, self.undo, self.redo)
@@ -56,14 +83,16 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):  # noqa: N801
         self._list.maximumHeight = 140
         self._list.currentRowChanged.connect(self._on_row)
         layout.addWidget(self._list)
-        self._effects = QtWidgets.QGridLayout()
-        layout.addLayout(self._effects)
+        self._grid = QtWidgets.QGridLayout()
+        layout.addLayout(self._grid)
         self._effect_buttons: dict[str, QtWidgets.QPushButton] = {}
         self._build_effects()
+        self._segmentations.currentNodeChanged.connect(self._on_segmentation_chosen)
+        self._volumes.currentNodeChanged.connect(self._on_volume_chosen)
 
     def _build_effects(self) -> None:
         for button in self._effect_buttons.values():
-            self._effects.removeWidget(button)
+            self._grid.removeWidget(button)
             button.deleteLater()
         self._effect_buttons = {}
         for index, name in enumerate(self._order):
@@ -71,7 +100,7 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):  # noqa: N801
             button.checkable = True
             button.clicked.connect(lambda checked, name=name: self._choose(name, checked))
             self._effect_buttons[name] = button
-            self._effects.addWidget(button, index // 3, index % 3)
+            self._grid.addWidget(button, index // 3, index % 3)
 
     def _choose(self, name: str, checked: bool) -> None:
         self.setActiveEffectByName(name if checked else "")
@@ -80,51 +109,93 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):  # noqa: N801
 
     def setMRMLScene(self, scene: Any) -> None:  # noqa: N802
         self._logic.SetMRMLScene(scene)
+        for selector in (self._segmentations, self._volumes):
+            blocked = selector.blockSignals(True)
+            selector.setMRMLScene(scene)
+            selector.blockSignals(blocked)
         qMRMLWidget.setMRMLScene(self, scene)
+        for event in (scene.EndCloseEvent, scene.EndBatchProcessEvent):
+            self._observed.append((scene, scene.AddObserver(event, self._on_scene_ready)))
+        self.updateWidgetFromMRML()
+
+    def _on_scene_ready(self, *_values: Any) -> None:
+        if self._node is not None:
+            if self._node.GetSegmentationNode() is not self._segmentations.currentNode():
+                self.setSegmentationNode(self._segmentations.currentNode())
+            if self._node.GetSourceVolumeNode() is not self._volumes.currentNode():
+                self.setSourceVolumeNode(self._volumes.currentNode())
+        self.updateWidgetFromMRML()
+
+    def _on_segmentation_chosen(self, node: Any) -> None:
+        if self._scene is not None and not self._scene.IsBatchProcessing():
+            self.setSegmentationNode(node)
+
+    def _on_volume_chosen(self, node: Any) -> None:
+        if self._scene is not None and not self._scene.IsBatchProcessing():
+            self.setSourceVolumeNode(node)
 
     def mrmlSegmentEditorNode(self) -> Any:  # noqa: N802
         return self._node
 
     def setMRMLSegmentEditorNode(self, node: Any) -> None:  # noqa: N802
-        if self._node is not None and self._node_tag is not None:
-            self._node.RemoveObserver(self._node_tag)
+        if node is self._node:
+            return
+        self._observe_node(node)
         self._node = node
         self._logic.SetSegmentEditorNode(node)
         if node is not None:
-            self._node_tag = node.AddObserver("ModifiedEvent", self._on_node)
-        self.updateWidgetFromMRML()
+            self.updateWidgetFromMRML()
+
+    def _observe_node(self, node: Any) -> None:
+        for observed, tag in [entry for entry in self._observed if entry[0] is self._node]:
+            observed.RemoveObserver(tag)
+            self._observed.remove((observed, tag))
+        if node is not None:
+            tag = node.AddObserver("ModifiedEvent", lambda *_: self.updateWidgetFromMRML())
+            self._observed.append((node, tag))
 
     def segmentationNode(self) -> Any:  # noqa: N802
-        return self._node.GetSegmentationNode() if self._node is not None else None
+        return self._segmentations.currentNode()
 
     def setSegmentationNode(self, node: Any) -> None:  # noqa: N802
-        """Also chooses the first segment, as the application does."""
         if self._node is None:
-            _LOG.error("setSegmentationNode needs a segment editor node first")
+            if node is not None:
+                _LOG.error(_NO_NODE, "setSegmentationNode")
             return
-        self._logic.SetSegmentationNode(node)
-        self._select_first()
-        self.updateWidgetFromMRML()
+        if self._node.GetSegmentationNode() is not node:
+            self.setActiveEffect(None)
+            self._node.SetAndObserveSegmentationNode(node)
 
-    def setSegmentationNodeID(self, node_id: str) -> None:  # noqa: N802
-        self.setSegmentationNode(self._scene.GetNodeByID(node_id))
+    def segmentationNodeSelectorAddAttribute(  # noqa: N802
+        self, node_type: str, name: str, value: Any = None
+    ) -> None:
+        self._segmentations.addAttribute(node_type, name, value)
 
-    def segmentationNodeID(self) -> str:  # noqa: N802
-        node = self.segmentationNode()
-        return node.GetID() if node is not None else ""
+    @property
+    def segmentationNodeSelectorVisible(self) -> bool:  # noqa: N802
+        return not self._segmentations.isHidden()
+
+    @segmentationNodeSelectorVisible.setter
+    def segmentationNodeSelectorVisible(self, value: bool) -> None:  # noqa: N802
+        self._segmentations.setVisible(value)
+
+    @property
+    def sourceVolumeNodeSelectorVisible(self) -> bool:  # noqa: N802
+        return not self._volumes.isHidden()
+
+    @sourceVolumeNodeSelectorVisible.setter
+    def sourceVolumeNodeSelectorVisible(self, value: bool) -> None:  # noqa: N802
+        self._volumes.setVisible(value)
 
     def sourceVolumeNode(self) -> Any:  # noqa: N802
         return self._node.GetSourceVolumeNode() if self._node is not None else None
 
     def setSourceVolumeNode(self, node: Any) -> None:  # noqa: N802
-        if self._node is None:
-            _LOG.error("setSourceVolumeNode needs a segment editor node first")
-            return
-        self._logic.SetSourceVolumeNode(node)
-        self.updateWidgetFromMRML()
-
-    def setSourceVolumeNodeID(self, node_id: str) -> None:  # noqa: N802
-        self.setSourceVolumeNode(self._scene.GetNodeByID(node_id))
+        if self._node is None or self.segmentationNode() is None:
+            if node is not None:
+                _LOG.error(_NO_NODE, "setSourceVolumeNode")
+        elif self._node.GetSourceVolumeNode() is not node:
+            self._node.SetAndObserveSourceVolumeNode(node)
 
     # Segments --------------------------------------------------------------------------------
 
@@ -132,25 +203,34 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):  # noqa: N801
         return (self._node.GetSelectedSegmentID() or "") if self._node is not None else ""
 
     def setCurrentSegmentID(self, segment_id: str) -> None:  # noqa: N802
-        self._logic.SetCurrentSegmentID(segment_id)
-        self.updateWidgetFromMRML()
+        if self._node is not None:
+            self._node.SetSelectedSegmentID(segment_id)
+
+    def _segment_ids(self) -> tuple[str, ...]:
+        node = self._segmentation
+        return node.GetSegmentation().GetSegmentIDs() if node is not None else ()
 
     def _add_segment(self) -> None:
-        segmentation = self.segmentationNode().GetSegmentation()
-        self.setCurrentSegmentID(segmentation.AddEmptySegment())
+        """The new segment gets the terminology of the one before it, as in the application."""
+        self.saveStateForUndo()
+        segmentation = self._segmentation.GetSegmentation()
+        before = self._segment_ids()
+        added = segmentation.AddEmptySegment()
+        self.setCurrentSegmentID(added)
+        if before:
+            entry = _terminology(segmentation, before[-1])
+            segmentation.GetSegment(added).SetTag(_TERMINOLOGY, entry)
 
     def _remove_segment(self) -> None:
+        """The next segment is chosen before, or the last but one."""
+        ids, current = list(self._segment_ids()), self.currentSegmentID()
+        if current not in ids:
+            return
         self.saveStateForUndo()
-        segmentation = self.segmentationNode().GetSegmentation()
-        segmentation.RemoveSegment(self.currentSegmentID())
-        self._select_first()
-        self.updateWidgetFromMRML()
-
-    def _select_first(self) -> None:
-        node = self.segmentationNode()
-        ids = node.GetSegmentation().GetSegmentIDs() if node is not None else ()
-        if self.currentSegmentID() not in ids:
-            self._logic.SetCurrentSegmentID(ids[0] if ids else "")
+        place = ids.index(current)
+        rest = ids[place + 1 :] or ids[:place][-1:]
+        self.setCurrentSegmentID(rest[0] if rest else "")
+        self._segmentation.GetSegmentation().RemoveSegment(current)
 
     def _on_row(self, row: int) -> None:
         if row >= 0:
@@ -158,11 +238,8 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):  # noqa: N801
 
     # Effects, undo ---------------------------------------------------------------------------
 
-    def availableEffectNames(self) -> tuple[str, ...]:  # noqa: N802
-        return _EFFECTS
-
-    def effectNameOrder(self) -> list[str]:  # noqa: N802
-        return self._order
+    def effectByName(self, name: str) -> Any:  # noqa: N802
+        return next((effect for effect in self._effects if effect.name == name), None)
 
     def setEffectNameOrder(self, names: list[str]) -> None:  # noqa: N802
         rest = [] if not self.unorderedEffectsVisible else [n for n in _EFFECTS if n not in names]
@@ -170,16 +247,16 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):  # noqa: N801
         self._build_effects()
 
     def setActiveEffectByName(self, name: str) -> None:  # noqa: N802
-        self._node.SetActiveEffectName(name)
-        self.updateWidgetFromMRML()
+        self.setActiveEffect(self.effectByName(name))
 
     def setActiveEffect(self, effect: Any) -> None:  # noqa: N802
-        """Only None, no effect, is known here."""
-        self.setActiveEffectByName("" if effect is None else effect.name)
+        if self._node is not None:
+            self._node.SetActiveEffectName("" if effect is None else effect.name)
+        elif effect is not None:
+            _LOG.error(_NO_NODE, "setActiveEffect")
 
     def activeEffect(self) -> Any:  # noqa: N802
-        name = self._node.GetActiveEffectName() if self._node is not None else ""
-        return self._effect_buttons.get(name) if name else None
+        return self.effectByName(self._node.GetActiveEffectName() if self._node else "")
 
     def saveStateForUndo(self) -> None:  # noqa: N802
         self._logic.SaveStateForUndo()
@@ -200,9 +277,6 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):  # noqa: N801
     @maximumNumberOfUndoStates.setter
     def maximumNumberOfUndoStates(self, count: int) -> None:  # noqa: N802
         self._logic.SetMaximumNumberOfUndoStates(count)
-
-    def setMaximumNumberOfUndoStates(self, count: int) -> None:  # noqa: N802
-        self.maximumNumberOfUndoStates = count
 
     @property
     def readOnly(self) -> bool:  # noqa: N802
@@ -228,38 +302,64 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):  # noqa: N801
     # Keeping up with the scene ---------------------------------------------------------------
 
     def updateWidgetFromMRML(self) -> None:  # noqa: N802
-        self._observe(self.segmentationNode())
+        scene = self._scene
+        if scene is None or scene.IsClosing() or scene.IsBatchProcessing() or self._node is None:
+            return
+        self._take_segmentation(self._node.GetSegmentationNode())
+        self._take_source(self._node.GetSourceVolumeNode())
         self._fill_list()
-        active = self._node.GetActiveEffectName() if self._node is not None else ""
-        usable = self.segmentationNode() is not None and not self._read_only
+        usable = self._source is not None and not self._read_only
         for name, button in self._effect_buttons.items():
-            button.checked, button.enabled = name == active, usable
+            button.checked = name == self._node.GetActiveEffectName()
+            button.enabled = usable
         self._add.enabled = self._remove.enabled = usable
         self._show_undo()
-        self._tell_changes()
+        if self.currentSegmentID() != self._shown_id:
+            self._shown_id = self.currentSegmentID()
+            self.currentSegmentIDChanged.emit(self._shown_id)
+
+    def _take_segmentation(self, node: Any) -> None:
+        _show_silently(self._segmentations, node)
+        if node is self._segmentation:
+            return
+        self._observe_segments(node)
+        self._segmentation = node
+        if node is not None:
+            role = node.GetReferenceImageGeometryReferenceRole()
+            self.setSourceVolumeNode(node.GetNodeReference(role))
+            node.CreateDefaultDisplayNodes()
+            ids = self._segment_ids()
+            if ids:
+                self.setCurrentSegmentID(ids[0])
+        self.segmentationNodeChanged.emit(node)
+
+    def _take_source(self, node: Any) -> None:
+        if self._segmentation is None or node is self._source:
+            return
+        self._source = node
+        _show_silently(self._volumes, node)
+        if node is not None and self.autoShowSourceVolumeNode:
+            self._show_source(node)
+        self.sourceVolumeNodeChanged.emit(node)
+
+    def _show_source(self, node: Any) -> None:
+        """Into the background, taking other volumes off, where it is not shown yet."""
+        for composite in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode", self._scene):
+            shown = (composite.GetBackgroundVolumeID(), composite.GetForegroundVolumeID())
+            if node.GetID() not in shown:
+                composite.SetBackgroundVolumeID(node.GetID())
+                composite.SetForegroundVolumeID(None)
+                composite.SetLabelVolumeID(None)
 
     def _show_undo(self) -> None:
         self._undo.enabled = bool(self._node is not None and self._logic.CanUndo())
         self._redo.enabled = bool(self._node is not None and self._logic.CanRedo())
 
-    def _tell_changes(self) -> None:
-        before = self._shown
-        now = (self.segmentationNode(), self.sourceVolumeNode(), self.currentSegmentID())
-        self._shown = now
-        signals = (self.segmentationNodeChanged, self.sourceVolumeNodeChanged)
-        for signal, old, new in zip(signals, before[:2], now[:2], strict=True):
-            if old is not new:
-                signal.emit(new)
-        if before[2] != now[2]:
-            self.currentSegmentIDChanged.emit(now[2])
-
     def _fill_list(self) -> None:
         blocked = self._list.blockSignals(True)
         self._list.clear()
-        node = self.segmentationNode()
-        segmentation = node.GetSegmentation() if node is not None else None
-        for segment_id in segmentation.GetSegmentIDs() if segmentation is not None else ():
-            segment = segmentation.GetSegment(segment_id)
+        for segment_id in self._segment_ids():
+            segment = self._segmentation.GetSegmentation().GetSegment(segment_id)
             picture = QtGui.QPixmap(14, 14)
             picture.fill(QtGui.QColor.fromRgbF(*segment.GetColor()))
             item = QtWidgets.QListWidgetItem(QtGui.QIcon(picture), segment.GetName())
@@ -269,28 +369,31 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):  # noqa: N801
                 self._list.setCurrentItem(item)
         self._list.blockSignals(blocked)
 
-    def _observe(self, node: Any) -> None:
-        segmentation = node.GetSegmentation() if node is not None else None
-        if segmentation is self._observed:
-            return
-        for tag in self._segmentation_tags:
-            self._observed.RemoveObserver(tag)
-        self._observed, self._segmentation_tags = segmentation, []
-        if segmentation is not None:
-            kind = slicer.vtkSegmentation
-            events = (kind.SegmentAdded, kind.SegmentRemoved, kind.SegmentModified)
-            add = segmentation.AddObserver
-            self._segmentation_tags = [add(e, self._on_segments) for e in events]
-
-    def _on_segments(self, *_values: Any) -> None:
-        self._fill_list()
-
-    def _on_node(self, *_values: Any) -> None:
-        self.updateWidgetFromMRML()
+    def _observe_segments(self, node: Any) -> None:
+        old = self._segmentation.GetSegmentation() if self._segmentation is not None else None
+        for observed, tag in [entry for entry in self._observed if entry[0] is old]:
+            observed.RemoveObserver(tag)
+            self._observed.remove((observed, tag))
+        if node is not None:
+            kind, segmentation = slicer.vtkSegmentation, node.GetSegmentation()
+            for event in (kind.SegmentAdded, kind.SegmentRemoved, kind.SegmentModified):
+                tag = segmentation.AddObserver(event, lambda *_: self._fill_list())
+                self._observed.append((segmentation, tag))
 
     def _let_go(self, *_values: Any) -> None:
-        if self._node is not None and self._node_tag is not None:
-            self._node.RemoveObserver(self._node_tag)
-        for tag in self._segmentation_tags:
-            self._observed.RemoveObserver(tag)
-        self._node, self._segmentation_tags = None, []
+        for observed, tag in self._observed:
+            observed.RemoveObserver(tag)
+        self._observed, self._node, self._segmentation = [], None, None
+
+
+def _show_silently(selector: qMRMLNodeComboBox, node: Any) -> None:
+    if selector.currentNode() is not node:
+        blocked = selector.blockSignals(True)
+        selector.setCurrentNode(node)
+        selector.blockSignals(blocked)
+
+
+def _terminology(segmentation: Any, segment_id: str) -> str:
+    found = vtk.reference("")
+    segmentation.GetSegment(segment_id).GetTag(_TERMINOLOGY, found)
+    return str(found)
