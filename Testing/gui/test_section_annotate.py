@@ -636,7 +636,8 @@ def test_closing_the_scene_frees_the_editor_before_its_nodes_go(
     editor.setActiveEffectByName("Paint")
     held: list[Any] = []
     event = slicer.vtkMRMLScene.NodeAboutToBeRemovedEvent
-    tag = scene.AddObserver(event, lambda *_: held.append(editor.segmentationNode()))
+    # What its selector shows is updated by the application only after the closing.
+    tag = scene.AddObserver(event, lambda *_: held.append(editor.mrmlSegmentEditorNode()))
     scene.Clear(0)
     scene.RemoveObserver(tag)
     shown.session.tick()
