@@ -65,6 +65,10 @@ def _composites(layout_manager) -> list:
     return [layout_manager.sliceWidget(n).sliceLogic().GetSliceCompositeNode() for n in names]
 
 
+def _foregrounds(layout_manager) -> set:
+    return {composite.GetForegroundVolumeID() for composite in _composites(layout_manager)}
+
+
 def _slice_nodes(layout_manager) -> list:
     names = layout_manager.sliceViewNames()
     return [layout_manager.sliceWidget(name).mrmlSliceNode() for name in names]
@@ -300,11 +304,14 @@ def test_the_uncertainty_lies_over_the_volume_until_it_is_taken_away(
     binding.bind("c1", "uncertainty", overlay)
     views.show(nodes, "c1")
     views.show_uncertainty(overlay)
-    found = {composite.GetForegroundVolumeID() for composite in _composites(layout_manager)}
-    assert found == {overlay.GetID()}
+    assert _foregrounds(layout_manager) == {overlay.GetID()}
+    views.show(binding.nodes_of("c1"), "c1")
+    assert _foregrounds(layout_manager) == {overlay.GetID()}
     views.show_uncertainty(None)
-    found = {composite.GetForegroundVolumeID() for composite in _composites(layout_manager)}
-    assert found == {None}
+    assert _foregrounds(layout_manager) == {None}
+    views.show_uncertainty(overlay)
+    views.show(_case(world, binding, "c2", oblique), "c2")
+    assert _foregrounds(layout_manager) == {None}
 
 
 def test_a_foreground_of_the_user_is_left_alone(world, binding, views, layout_manager, oblique):
@@ -313,8 +320,7 @@ def test_a_foreground_of_the_user_is_left_alone(world, binding, views, layout_ma
     for composite in _composites(layout_manager):
         composite.SetForegroundVolumeID(other.GetID())
     views.show(nodes, "c1")
-    found = {composite.GetForegroundVolumeID() for composite in _composites(layout_manager)}
-    assert found == {other.GetID()}
+    assert _foregrounds(layout_manager) == {other.GetID()}
 
 
 def test_showing_nothing_empties_the_views(world, binding, views, layout_manager, oblique):

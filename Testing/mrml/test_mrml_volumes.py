@@ -115,6 +115,18 @@ def test_a_file_that_was_replaced_by_another_grid_is_not_given(world, tmp_path):
     assert volumes.file_of(node) is None
 
 
+def test_a_file_in_a_format_that_the_engine_does_not_read_is_not_given(world, tmp_path):
+    import SimpleITK as sitk
+
+    grid = _grid("straight")
+    for suffix in (".mhd", ".nhdr"):
+        path = tmp_path / f"scan{suffix}"
+        sitk.WriteImage(to_sitk(_voxels(grid), grid), str(path))
+        node = world.volumes.AddArchetypeScalarVolume(str(path), "scan", 12, None)
+        assert not node.GetModifiedSinceRead()
+        assert volumes.file_of(node) is None
+
+
 def test_files_beside_it_with_counting_names_are_not_loaded_with_it(world, tmp_path):
     grid = _grid("straight")
     for number in (1, 2, 3):

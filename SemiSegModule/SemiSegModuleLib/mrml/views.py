@@ -57,7 +57,10 @@ class Views:
             composite = logic.GetSliceCompositeNode()
             if composite.GetBackgroundVolumeID() != volume_id:
                 composite.SetBackgroundVolumeID(volume_id)
-        self.show_uncertainty(None)
+            over = composite.GetForegroundVolumeID()
+            mine = nodes.uncertainty is not None and over == nodes.uncertainty.GetID()
+            if self._is_ours(over) and not mine:
+                composite.SetForegroundVolumeID(None)
         if nodes.volume is not None and is_new and not self.restore(case_id):
             self._first_look(nodes.volume)
 

@@ -30,6 +30,7 @@ __all__ = [
     "create_overlay",
     "file_of",
     "grid_of",
+    "lies_on",
     "load_volume",
     "require_usable",
     "set_overlay",
@@ -63,7 +64,7 @@ def load_volume(scene, volumes_logic, path: Path, name: str):
                 name=path.name
             )
         )
-    if not _lies_on(node, header.grid):
+    if not lies_on(node, header.grid):
         scene.RemoveNode(node)
         raise SceneError(
             _(
@@ -113,7 +114,7 @@ def file_of(node) -> Path | None:
         if suffix_of(path) == ".seg.nrrd":
             return None
         header = read_header(path)
-        return path if _lies_on(node, header.grid) else None
+        return path if lies_on(node, header.grid) else None
     except ImageError:
         return None
 
@@ -233,7 +234,7 @@ def _require_no_transform(node) -> None:
         )
 
 
-def _lies_on(node, grid: Grid) -> bool:
+def lies_on(node, grid: Grid) -> bool:
     """Whether the node's voxels are those of `grid`, perhaps in another order."""
     if sorted(grid_of(node).size_xyz) != sorted(grid.size_xyz):
         return False
