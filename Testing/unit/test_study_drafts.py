@@ -325,6 +325,16 @@ def test_without_a_sound_draft_nothing_is_applied(study: Study) -> None:
     assert study.apply_draft("c") is None
 
 
+def test_a_check_of_the_study_reads_drafts_too(study: Study) -> None:
+    study.save_draft("c", [_box()])
+    study.save_draft("d", [_box()])
+    assert study.check() == ()
+    _torn(study.folder / "drafts/d/000001.npz")
+    (found,) = study.check()
+    assert found.case_id == "d"
+    assert "draft 1 of d cannot be used" in found.message
+
+
 def test_a_disk_that_does_not_answer_leaves_the_draft_where_it_is(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from semiseg.config import MODALITIES, Modality, check_choice
-from semiseg.errors import ProtocolError, SchemaError, StudyError
+from semiseg.errors import ProtocolError, SchemaError, StorageError, StudyError
 from semiseg.images.reading import Image, read_image, sha256_file
 from semiseg.images.writing import suffix_of
 from semiseg.study.case import SPLITS, Case, ImageReference, Problem, Split
-from semiseg.study.draft_files import DraftFiles
+from semiseg.study.draft_files import DraftFiles, draft_problem
 from semiseg.study.opening import label_problem
 from semiseg.study.picture import (
     content_problem,
@@ -148,7 +148,7 @@ class CaseWork(Removal):
             return case
 
     def check(self) -> tuple[Problem, ...]:
-        """Reads every image, label, prediction and model; all that is wrong with the study."""
+        """Reads every image, label, draft, prediction and model; all that is wrong with them."""
         self.reload()
         found = list(self.problems)
         for case in self._cases.values():
@@ -156,6 +156,7 @@ class CaseWork(Removal):
             found += [image] if image else []
             files = self._files(case)
             found += _damaged(case.id, (files.labels, files.predictions))
+            found += _damaged_drafts(case.id, DraftFiles(self.folder / "drafts" / case.id))
         found += _damaged(None, (self.folder / "models",))
         journal = self.journal.problem()
         found += [journal] if journal else []
@@ -267,6 +268,16 @@ def _describe(path: Path, folder: Path, modality: Modality | None) -> Case:
         image=reference_to(path, folder),
         grid=image.grid,
     )
+
+
+def _damaged_drafts(case_id: str, files: DraftFiles) -> list[Problem]:
+    found = []
+    for number in files.numbers():
+        try:
+            files.read(number)
+        except (SchemaError, StorageError) as error:
+            found.append(draft_problem(case_id, files.path(number), number, str(error)))
+    return found
 
 
 def _guess(image: Image) -> ModalityGuess:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from semiseg.errors import SchemaError, StorageError
 from semiseg.events import Json
 from semiseg.images.grid import PLANES, Plane
+from semiseg.study.case import Problem
 from semiseg.study.fields import Fields
 from semiseg.study.ledger import SliceState
 from semiseg.study.merge import Mark, present_ids
@@ -236,6 +237,16 @@ class _Members:
 def drawn_ids(layers: Layers) -> set[int]:
     """The structures with a voxel in any layer."""
     return {number for layer in layers for number in present_ids(layer)}
+
+
+def draft_problem(case_id: str, path: Path, number: int, cause: str) -> Problem:
+    """A draft that cannot be used; the one before it takes its place."""
+    return Problem(
+        case_id=case_id,
+        path=path,
+        message=f"draft {number} of {case_id} cannot be used: {cause}",
+        remedy=f"the draft before it, or else the saved label, is used; the file is kept: {path}",
+    )
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from semiseg.errors import (
 from semiseg.events import Json
 from semiseg.images.grid import Plane
 from semiseg.study.case import Case, Problem
-from semiseg.study.draft_files import DraftFiles, DraftHead, Layers, Zyx, drawn_ids
+from semiseg.study.draft_files import DraftFiles, DraftHead, Layers, Zyx, draft_problem, drawn_ids
 from semiseg.study.labelling import Labelling
 from semiseg.study.ledger import SliceState, require_slices
 from semiseg.study.merge import Drawing, Mark
@@ -130,7 +130,7 @@ class Drafts(Labelling):
         case, files = self.case(case_id), self._draft_files(case_id)
         found, bad = self._newest_draft(case, files)
         for number, error in bad.items():
-            self._tell(_problem(case_id, files.path(number), number, str(error)))
+            self._tell(draft_problem(case_id, files.path(number), number, str(error)))
         return found
 
     def drafts(self) -> tuple[str, ...]:
@@ -155,7 +155,7 @@ class Drafts(Labelling):
             for number, error in bad.items():
                 if isinstance(error, StorageError):
                     raise error  # the disk may give it back later
-                self._tell(_problem(case_id, files.keep(number), number, str(error)))
+                self._tell(draft_problem(case_id, files.keep(number), number, str(error)))
             if draft is None:
                 return None
             version = self._merge_draft(case, draft)
@@ -276,15 +276,6 @@ def last_words(marks: Sequence[Mark], known: Collection[int]) -> tuple[Mark, ...
     return tuple(
         Mark(plane=plane, indices=tuple(sorted(indices)), state=state, ids=ids)
         for (plane, state, ids), indices in grouped.items()
-    )
-
-
-def _problem(case_id: str, path: Path, number: int, cause: str) -> Problem:
-    return Problem(
-        case_id=case_id,
-        path=path,
-        message=f"draft {number} of {case_id} cannot be used: {cause}",
-        remedy=f"the draft before it, or else the saved label, is used; the file is kept: {path}",
     )
 
 
