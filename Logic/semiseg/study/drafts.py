@@ -29,6 +29,7 @@ from semiseg.study.owner import Owner
 
 _TABLE = 65536
 _RETRIES = 5
+_APPLY_WAIT_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +150,7 @@ class Drafts(Labelling):
         same draft again makes no new version. LabelError when structures overlap, are unknown,
         or are drawn in a slice marked as empty: then the draft stays.
         """
-        with self.writing():
+        with self.writing(wait_s=_APPLY_WAIT_S):
             case, files = self.case(case_id), self._draft_files(case_id)
             draft, bad = self._newest_draft(case, files)
             for number, error in bad.items():

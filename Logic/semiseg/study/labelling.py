@@ -35,6 +35,9 @@ from semiseg.study.merge import (
 from semiseg.study.opening import label_problem
 from semiseg.study.versions import Manifest, version_numbers
 
+# What a program computed took minutes; merging a drawing into a large label takes seconds.
+_PROGRAM_WAIT_S = 120.0
+
 
 class Labelling(StudyCore):
     """The part of `Study` about labels and predictions."""
@@ -143,7 +146,7 @@ class Labelling(StudyCore):
         It joins the newest label under the lock: what a human drew or corrected meanwhile stays.
         A rejected one leaves the label as it is; the gate's verdict is kept in any case.
         """
-        with self.writing():
+        with self.writing(wait_s=_PROGRAM_WAIT_S):
             case = self._fresh_case(case_id)
             ids = self.protocol.require_ids(structure_ids)
             what = f"the propagated label of {case_id}"
@@ -179,7 +182,7 @@ class Labelling(StudyCore):
             "model_id": model_id,
             "uncertainty": mean_uncertainty(ids, weights),
         }
-        with self.writing():
+        with self.writing(wait_s=_PROGRAM_WAIT_S):
             case = self._fresh_case(case_id)  # it may have been removed meanwhile
             segments = self.protocol.segments()
             version = self._files(case).save_prediction(ids, weights, segments, told)

@@ -99,7 +99,8 @@ class Suggestions(Labelling):
     def view(self, case_id: str) -> View:
         """Human map and suggestion, which belong to the same label version."""
         case = self.case(case_id)
-        label, said = self._newest(case), self._newest_said(case)
+        said = self._newest_said(case)  # first: the label is then at least as new
+        label = self._newest(case)
         return View(human=_human(case, label), suggestion=self._suggested(case, label, said))
 
     def withdraw_suggestion(self, case_id: str) -> str:
