@@ -31,7 +31,6 @@ class MessageLine:
         self.detailsText = qt.QPlainTextEdit()
         self.detailsText.readOnly = True
         self.detailsText.setFixedHeight(_DETAILS_HEIGHT)
-        self.detailsText.lineWrapMode = qt.QPlainTextEdit.NoWrap
         self._lay_out()
         self.show()
 

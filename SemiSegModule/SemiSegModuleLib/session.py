@@ -42,10 +42,14 @@ class Session(WorkPart):
             parameters=parameters,
             job_class=job_class,
         )
-        imported = slicer.vtkMRMLScene.EndImportEvent
-        self._import_tag = scene.AddObserver(imported, _scene_observer(weakref.ref(self)))
-        closed = slicer.vtkMRMLScene.EndCloseEvent
-        self._close_tag = scene.AddObserver(closed, _close_observer(weakref.ref(self)))
+        # With a study, the binding hears of these.
+        self._scene_tags = [
+            scene.AddObserver(event, _scene_observer(weakref.ref(self), method))
+            for event, method in (
+                (slicer.vtkMRMLScene.EndImportEvent, "on_scene_loaded"),
+                (slicer.vtkMRMLScene.EndCloseEvent, "take_parameters"),
+            )
+        ]
 
     def tick(self) -> None:
         """Hear the jobs, write what is due, do one chore, tell the listeners."""
@@ -63,6 +67,7 @@ class Session(WorkPart):
     def _tick(self) -> None:
         if self.tasks is not None:
             self.tasks.tick()
+        self.tick_message()
         if self.study is not None:
             self.tick_drafts()
             self.tick_slices()
@@ -90,23 +95,12 @@ class Session(WorkPart):
         self.changed("case", "drawn", "suggestion", "ledger")
 
 
-def _scene_observer(session: weakref.ref[Session]) -> Callable[..., None]:
-    """Hears of loaded scenes while no study is open; the observer keeps no session alive."""
+def _scene_observer(session: weakref.ref[Session], method: str) -> Callable[..., None]:
+    """Calls `method` while no study is open; the observer keeps no session alive."""
 
-    def imported(*_args: Any) -> None:
+    def call(*_args: Any) -> None:
         found = session()
         if found is not None and found.study is None:
-            found.on_scene_loaded()
+            getattr(found, method)()
 
-    return imported
-
-
-def _close_observer(session: weakref.ref[Session]) -> Callable[..., None]:
-    """Closing a scene empties the parameter node also while no study is open."""
-
-    def closed(*_args: Any) -> None:
-        found = session()
-        if found is not None and found.study is None:
-            found.take_parameters()
-
-    return closed
+    return call

@@ -42,6 +42,7 @@ TOPICS = (
     "slice",
 )
 _MOST_ERRORS = 20
+_NOTICE_S = 60.0
 
 
 @dataclass
@@ -132,13 +133,14 @@ class SessionCore:
         self._listeners: list[Callable[[set[str]], None]] = []
         self._topics: set[str] = set()
         self._telling = False
-        self._notice = ""
+        self._notice, self._notice_at = "", 0.0
         self._troubles: list[Trouble] = []
         self._trouble_shown = False
         self._rows: tuple[CaseOverview, ...] | None = None
         self._modality_shown: dict[str, str] = {}
         self._protocol_shown: Protocol | None = None
         self._additions = Additions()
+        self._told_problems: set[str] = set()
         self._chores: deque[Callable[[], None]] = deque()
 
     def listen(self, heard: Callable[[set[str]], None]) -> None:
@@ -186,8 +188,14 @@ class SessionCore:
             self._troubles = [*self._troubles[-_MOST_ERRORS:], Trouble(text, details)]
             self._trouble_shown = True
         else:
-            self._notice = text
+            self._notice, self._notice_at = text, time.monotonic()
         self.changed("message")
+
+    def tick_message(self) -> None:
+        """Take away a notice that was there long enough; an error stays until it is dismissed."""
+        if self._notice and time.monotonic() - self._notice_at > _NOTICE_S:
+            self._notice = ""
+            self.changed("message")
 
     def say_unexpected(self) -> None:
         """Show that there is a defect; call where an exception is handled."""

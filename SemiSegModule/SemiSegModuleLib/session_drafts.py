@@ -28,6 +28,7 @@ class DraftPart(SessionCore):
     """The part of `Session` that loses no stroke."""
 
     _writing = False
+    _told_problems: set[str]
 
     def now(self) -> float:
         """Seconds of a clock that only grows; tests put their own here."""
@@ -188,14 +189,36 @@ class DraftPart(SessionCore):
         case_id = task.case_id or ""
         opened = self.open_cases.get(case_id)
         if event.kind == "error":
-            if opened is not None:
-                opened.conflict = event.message
-            self.report_failure(task, event)
+            self._refused(task, event)
             return
+        self._tell_problems(event)
         self.reload_study()
         if opened is not None:
             self._settle(case_id, opened)
             self.request_view(case_id)
+
+    def _refused(self, task: Task, event: Event) -> None:
+        """A draft that cannot be merged waits for a change; one that was kept out is tried again.
+
+        The study may be locked for a moment, or its disk full: that passes without the user.
+        """
+        refused = event.data.get("refused")
+        for each in refused if isinstance(refused, list) else []:
+            if isinstance(each, dict) and str(each.get("case")) in self.open_cases:
+                self.open_cases[str(each.get("case"))].conflict = str(each.get("error"))
+        opened = self.open_cases.get(task.case_id or "")
+        if opened is not None and not opened.conflict:
+            opened.unapplied_since = self.now()
+        if event.message != self.message:
+            self.report_failure(task, event)
+
+    def _tell_problems(self, event: Event) -> None:
+        """Tell what the child found wrong with the study and what was not told before."""
+        found = event.data.get("problems")
+        for text in found if isinstance(found, list) else []:
+            if str(text) not in self._told_problems:
+                self._told_problems.add(str(text))
+                self.say(str(text), error=True)
 
     def _settle(self, case_id: str, opened: OpenCase) -> None:
         """Forget what the study has now: the applied draft's marks, and older maps."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ class StudyPart(ViewPart):
     """The part of `Session` about the study as a whole."""
 
     missing_folder: Path | None = None
+    _scene_tags: Sequence[int] = ()
     renew_parameters: Callable[[], Any] | None = None
 
     @told
@@ -52,8 +53,8 @@ class StudyPart(ViewPart):
         """The panel goes: save what was drawn and end the jobs; the scene stays as it is."""
         self._release()
         self._listeners.clear()
-        self.scene.RemoveObserver(self._import_tag)
-        self.scene.RemoveObserver(self._close_tag)
+        for tag in self._scene_tags:
+            self.scene.RemoveObserver(tag)
         self.views.close()
 
     def _close_now(self) -> None:
@@ -112,6 +113,7 @@ class StudyPart(ViewPart):
 
     def _say_opened(self, study: Study) -> None:
         kept = study.drafts()
+        self._told_problems = {str(problem) for problem in study.problems}
         for problem in study.problems:
             self.say(str(problem), error=True)
         if kept:
@@ -133,6 +135,8 @@ class StudyPart(ViewPart):
         folder = self.study.folder
         self._release_without_saving()
         self.take_parameters()
+        # The parameter node outlives the scene; another scene must not open this study again.
+        self.parameters.study_folder = self.parameters.current_case = ""
         self.say(_("The scene was closed. The study is safe in {folder}.").format(folder=folder))
         self.tell()
 
@@ -173,3 +177,4 @@ class StudyPart(ViewPart):
         """Find the scene's parameter node, with the usual choices where it holds none."""
         if self.renew_parameters is not None:
             self.parameters = self.renew_parameters()
+            self.changed("study")

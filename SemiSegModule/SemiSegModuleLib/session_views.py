@@ -35,8 +35,8 @@ class ViewPart(DraftPart):
     def load_case(self, case_id: str) -> None:
         """Put the case's volume and drawn map into the scene where they are not there yet."""
         case = self.require_study().case(case_id)
+        volume = self._sound_volume(case)
         nodes = self.nodes(case_id)
-        volume = nodes.volume or self._load_volume(case)
         if case_id in self.open_cases and nodes.drawn is not None:
             return
         if nodes.drawn is not None:
@@ -92,6 +92,16 @@ class ViewPart(DraftPart):
         self.changed("suggestion")
         self.tell()
 
+    def _sound_volume(self, case: Case) -> Any:
+        """The case's volume node; loaded where there is none, or one that is not on its grid."""
+        volume = self.nodes(case.id).volume
+        if volume is not None and not _lies_on(volume, case.grid):
+            self.binding_of_study.unbind(volume)
+            text = _("{name} in the scene is not the image of {case}; the study's was loaded.")
+            self.say(text.format(name=volume.GetName(), case=case.id), error=True)
+            volume = None
+        return volume or self._load_volume(case)
+
     def _load_volume(self, case: Case) -> Any:
         path = find_image(case, self.require_study().folder, set())
         volume = volumes.load_volume(self.scene, self.volumes_logic, path, case.name)
@@ -124,16 +134,14 @@ class ViewPart(DraftPart):
         case, nodes = self.study.case(case_id), self.nodes(case_id)
         if nodes.drawn is None:
             return
-        if nodes.volume is None:
-            self._load_volume(case)
-            nodes = self.nodes(case_id)
+        volume = self._sound_volume(case)
         if self._equals_study(case, nodes.drawn):
             self._open_adopted(case)
             return
         name = nodes.drawn.GetName()
         nodes.drawn.SetName(_("{name} (from the scene)").format(name=name))
         self.binding_of_study.unbind(nodes.drawn)
-        self._make_drawn(case, nodes.volume)
+        self._make_drawn(case, volume)
         text = _(
             "The scene's segmentation of {case} differs from the study's. Both are kept: the "
             "scene's is now called {name}, the study's is shown beside it."
@@ -147,6 +155,7 @@ class ViewPart(DraftPart):
         opened = OpenCase(grid=case.grid, base=study.human_map(case.id).array)
         if draft is not None:
             opened.marks, opened.unapplied_since = list(draft.marks), self.now()
+        opened.segments_changed = True  # the scene may bring segments that are no structure yet
         self.open_cases[case.id] = opened
         self.changed("drawn", "case")
         self.request_view(case.id)
@@ -232,6 +241,14 @@ class ViewPart(DraftPart):
             volumes.set_overlay(node, grid, array)
         if wanted:
             self.views.show_uncertainty(node)
+
+
+def _lies_on(volume: Any, grid: Grid) -> bool:
+    """False also for a volume without voxels, as a scene without its files has."""
+    try:
+        return bool(volumes.lies_on(volume, grid))
+    except SemiSegError:
+        return False
 
 
 def _out_folder(folder: Path) -> Sequence[str]:

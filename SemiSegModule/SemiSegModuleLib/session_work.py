@@ -9,6 +9,7 @@ from slicer.i18n import tr as _
 
 from semiseg.errors import StudyError
 from semiseg.events import Event
+from semiseg.study.ledger import FINISHED
 from semiseg.study.overview import gate_in_words
 from SemiSegModuleLib.session_cases import CasePart
 from SemiSegModuleLib.session_core import told
@@ -151,7 +152,9 @@ class WorkPart(CasePart):
     def _any_done(self) -> bool:
         if any(done for row in self.rows() for done, _count in row.done.values()):
             return True
-        return any(opened.marks for opened in self.open_cases.values())
+        return any(
+            mark.state in FINISHED for opened in self.open_cases.values() for mark in opened.marks
+        )
 
     def _begin(self, kind: str, parts: tuple[str, ...]) -> None:
         """Save and apply what was drawn; then, and only then, start the work."""
@@ -178,11 +181,12 @@ class WorkPart(CasePart):
 
     def _applied_before_work(self, task: Task, event: Event) -> None:
         self.reload_study()
+        self.apply_settled()
         if event.kind == "error":
-            self.report_failure(task, event)
+            self._refused(task, event)
             self._cancel_pending_work()
             return
-        self.apply_settled()
+        self._tell_problems(event)
         for case_id in self.open_cases:
             self.request_view(case_id)
         self._apply_done()

@@ -354,3 +354,32 @@ def test_drawing_without_structures_is_refused_with_the_remedy(
     session.set_protocol(Protocol())
     session.mark_done(4)
     assert "no structures yet" in session.message
+
+
+def test_a_locked_study_is_told_once_and_the_draft_is_applied_later(
+    session: Any, jobs: Any, clock: Any, until: Until
+) -> None:
+    jobs.hold = lambda arguments: arguments[1] == "apply"
+    draw(session)
+    session.apply_drafts()
+    locked = "the study is being changed by another program"
+    jobs.told[0].fail(locked, error="StudyLockedError", applied=[], refused=[])
+    session.tick()
+    assert session.message == locked
+    clock.now += 25
+    jobs.hold = lambda arguments: False
+    assert until(session)
+    assert session.study.drafts() == ()
+
+
+def test_a_refused_draft_does_not_keep_the_others_from_being_applied(
+    session: Any, clock: Any, until: Until
+) -> None:
+    overlap(session)
+    session.select("c1")
+    draw(session, case_id="c1")
+    session.apply_drafts()
+    assert until(session)
+    assert session.study.drafts() == ("c0",)
+    assert session.study.label_versions("c1") == (1,)
+    assert session.open_cases["c0"].conflict

@@ -146,6 +146,7 @@ def test_closing_the_scene_saves_what_was_drawn_and_goes_back_to_no_study(sessio
     assert session.current is None
     assert "safe in" in session.message
     assert (Study.open(folder).draft("c0").full()[9] == 1).any()
+    assert session.parameters.study_folder == ""
     session.tick()
     assert session.open_study(folder)
     session.select("c0")
@@ -242,3 +243,33 @@ def test_an_unexpected_defect_is_told_with_its_traceback(
     session.select("c1")
     assert "unexpected" in session.message
     assert "ValueError: a defect" in session.details
+
+
+def test_without_a_study_a_closed_scene_leaves_the_usual_choices(
+    live_session: Any, jobs: Any
+) -> None:
+    session = live_session(jobs)
+    session.parameters.minutes = 55.0
+    session.scene.Clear(0)
+    assert session.parameters.minutes == 10.0
+    assert session.parameters.study_folder == ""
+
+
+def test_a_volume_of_the_scene_that_is_not_the_cases_is_left_alone(
+    session: Any, until: Until
+) -> None:
+    import slicer
+
+    volume = session.nodes("c0").volume
+    other = slicer.vtkMRMLScalarVolumeNode()
+    other.CopyContent(volume)
+    volume.SetSpacing(9.0, 9.0, 9.0)
+    session.close()
+    session.study = None
+    assert session.open_study(Path(session.parameters.study_folder))
+    assert until(session)
+    session.select("c0")
+    assert session.scene.IsNodePresent(volume)
+    assert session.nodes("c0").volume is not volume
+    assert session.nodes("c0").volume.GetSpacing()[0] == 3.0
+    assert "not the image of c0" in session.details

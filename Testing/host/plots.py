@@ -120,10 +120,13 @@ class qMRMLPlotWidget(qMRMLWidget):  # noqa: N801
 
     def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
         qMRMLWidget.__init__(self, parent)
-        self._view = qMRMLPlotView()
+        self._view, self._controller = qMRMLPlotView(), QtWidgets.QWidget(self)
         layout = QtWidgets.QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._view)
+
+    def plotController(self) -> QtWidgets.QWidget:  # noqa: N802
+        return self._controller
 
     def plotView(self) -> qMRMLPlotView:  # noqa: N802
         return self._view

@@ -11,7 +11,8 @@ import slicer
 from SemiSegModuleLib.mrml.curves import CurveNodes
 from SemiSegModuleLib.qt_helpers import button, column, row
 
-_PLOT_HEIGHT = 150
+_PLOT_HEIGHT = 125
+_FONT_POINTS = 10
 _CURVES = ("loss", "dice")
 
 
@@ -88,6 +89,8 @@ class ProgressArea:
         self.cancelButton.enabled = not task.cancelling
         if task.kind == "learn":
             self._show_curves(task)
+        else:
+            self.plotArea.setVisible(False)
 
     def close(self) -> None:
         """Delete Slicer's plot widgets, then their nodes."""
@@ -160,12 +163,14 @@ class ProgressArea:
                 plot = self._plots[name] = slicer.qMRMLPlotWidget()
                 plot.setMRMLScene(scene)
                 plot.setFixedHeight(_PLOT_HEIGHT)
+                plot.plotController().setVisible(False)
                 self.plotArea.layout().addWidget(plot)
             view_node = self._view_node(name, curves.chart(name))
             self._plots[name].setMRMLPlotViewNode(view_node)
 
     def _view_node(self, name: str, chart: Any) -> Any:
         scene = self._session.scene
+        _make_small(chart)
         node = slicer.vtkMRMLPlotViewNode()
         node.SetName(f"SemiSeg {name}")
         node.SetLayoutName(f"SemiSeg {name}")
@@ -177,3 +182,11 @@ class ProgressArea:
         node.SetPlotChartNodeID(chart.GetID())
         self._nodes.append(node)
         return node
+
+
+def _make_small(chart: Any) -> None:
+    """Slicer's letters are for a whole view; these plots are as wide as the panel."""
+    chart.SetXAxisTitleVisibility(False)
+    chart.SetYAxisTitleVisibility(False)
+    chart.SetTitleFontSize(_FONT_POINTS)
+    chart.SetAxisLabelFontSize(_FONT_POINTS)
