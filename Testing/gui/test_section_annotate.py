@@ -648,6 +648,16 @@ def test_closing_the_scene_frees_the_editor_before_its_nodes_go(
     assert shown.section.wordsLabel.text == "Make or open a study first."
 
 
+def test_the_editor_never_turns_to_a_suggestion(shown: SimpleNamespace, scene: Any) -> None:
+    shown.suggest(_array(shown, (1, slice(2, 4), slice(2, 6), slice(2, 6))))
+    nodes = shown.session.nodes("c0")
+    assert nodes.suggestion is not None
+    scene.RemoveNode(nodes.drawn)  # and before the panel hears of it:
+    editor = shown.section.editor.widget
+    assert editor.segmentationNode() is None
+    assert editor.mrmlSegmentEditorNode().GetSegmentationNode() is None
+
+
 def test_a_deleted_segmentation_empties_the_editor(shown: SimpleNamespace, scene: Any) -> None:
     scene.RemoveNode(shown.session.nodes("c0").drawn)
     shown.session.tick()

@@ -6,6 +6,7 @@ from typing import Any
 
 import slicer
 from SemiSegModuleLib.mrml.layers import structure_id_of
+from SemiSegModuleLib.mrml.structures import ROLE
 
 SINGLETON_TAG = "SemiSeg"
 _UNDO_STATES = 10
@@ -27,6 +28,10 @@ class EmbeddedEditor:
         self._structure = 0
         self._entered = False
         self.widget = slicer.qMRMLSegmentEditorWidget()
+        # When a segmentation goes, the editor turns to the next that its selector lists, also when
+        # that selector is hidden: never to a suggestion, nor to what belongs to no study.
+        kind = "vtkMRMLSegmentationNode"
+        self.widget.segmentationNodeSelectorAddAttribute(kind, ROLE, "drawn")
         self.widget.setMRMLScene(scene)
         self.widget.segmentationNodeSelectorVisible = False
         self.widget.sourceVolumeNodeSelectorVisible = False
