@@ -28,7 +28,7 @@ def label(text: str = "", *, word_wrap: bool = True) -> Any:
 
 
 def row(*widgets: Any) -> Any:
-    """A horizontal layout without margins; a widget may also be an int, a stretch of that weight."""
+    """A horizontal layout without margins; an int in place of a widget is a stretch."""
     layout = qt.QHBoxLayout()
     set_margins(layout, 0, 0, 0, 0)
     for widget in widgets:

@@ -42,9 +42,9 @@ def stroke(
     """
     if editor is not None:
         editor.saveStateForUndo()
-    logic = slicer.vtkSlicerSegmentEditorLogic()
-    logic.SetMRMLScene(segmentation.GetScene())
-    node = segmentation.GetScene().AddNewNodeByClass("vtkMRMLSegmentEditorNode")
+    scene, logic = segmentation.GetScene(), slicer.vtkSlicerSegmentEditorLogic()
+    logic.SetMRMLScene(scene)
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentEditorNode")
     node.SetOverwriteMode(
         node.OverwriteAllSegments if others == "overwrite" else node.OverwriteNone
     )
@@ -56,7 +56,7 @@ def stroke(
     image = oriented_image(volume, voxels)
     logic.ModifySegmentByLabelmap(segmentation, segment_id, image, mode, False, False)
     logic.SetSegmentEditorNode(None)
-    segmentation.GetScene().RemoveNode(node)
+    scene.RemoveNode(node)
 
 
 def voxels_of(segmentation: Any, segment_id: str, volume: Any) -> NDArray[np.bool_]:
