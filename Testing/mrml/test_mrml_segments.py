@@ -515,6 +515,28 @@ def test_a_drawing_alone_under_a_transform_is_refused_by_name(world, case, obliq
     segments.read_layers(drawn, oblique, world.protocol)
 
 
+@pytest.mark.parametrize("change", ["centred", "spacing"])
+def test_a_drawing_on_a_volume_that_was_moved_is_refused_by_name(world, case, oblique, change):
+    volume, drawn, _suggestion = case
+    before = volume.GetOrigin()
+    if change == "centred":
+        world.volumes.CenterVolume(volume)
+        assert volume.GetOrigin() != before
+    else:
+        volume.SetSpacing(1.0, 2.0, 2.5)
+    with pytest.raises(SceneError, match="scan, on which scan is drawn, was moved or resampled"):
+        segments.read_layers(drawn, oblique, world.protocol)
+    volume.SetOrigin(*before)
+    volume.SetSpacing(1.0, 2.0, 3.0)
+    segments.read_layers(drawn, oblique, world.protocol)
+
+
+def test_a_drawing_whose_volume_is_gone_can_still_be_read(world, case, oblique):
+    segments.set_map(case[1], oblique, _map(oblique, _LIVER))
+    world.scene.RemoveNode(case[0])
+    assert np.array_equal(_read(case[1], oblique, world.protocol), _map(oblique, _LIVER))
+
+
 def test_the_editors_first_segment_in_a_study_without_structures_can_be_painted(
     world, oblique, editor_of
 ):

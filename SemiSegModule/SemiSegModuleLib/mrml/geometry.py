@@ -93,6 +93,18 @@ def placement(image_to_ras: NDArray[np.float64], extent: tuple[int, ...], grid: 
     return _placement(turn, expected.min(axis=0))
 
 
+def lies_on(volume_node, grid: Grid) -> bool:
+    """Whether the volume's voxels are those of `grid`, perhaps in another order."""
+    image = volume_node.GetImageData()
+    matrix = vtk.vtkMatrix4x4()
+    volume_node.GetIJKToRASMatrix(matrix)
+    found = placement(to_numpy(matrix), image.GetExtent(), grid)
+    if found is None or found.offset_zyx != (0, 0, 0):
+        return False
+    shape = image.GetDimensions()[::-1]
+    return tuple(shape[axis] for axis in found.axes) == grid.shape_zyx
+
+
 def require_same_transform(volume_node, *nodes) -> None:
     """SceneError when one of `nodes` is moved by a transform and the volume not, or otherwise.
 

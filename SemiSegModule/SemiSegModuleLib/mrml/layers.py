@@ -22,6 +22,7 @@ from SemiSegModuleLib.mrml.geometry import (
     Placement,
     SceneError,
     affine_ras,
+    lies_on,
     placement,
     require_same_transform,
     to_numpy,
@@ -101,12 +102,13 @@ class Layer:
 def layers_of(node, grid: Grid) -> tuple[Layer, ...]:
     """The layers of a segmentation node, on `grid`.
 
-    SceneError when it is made of surfaces, when a transform moves it away from its volume, or
-    when its voxels do not coincide with the grid's.
+    SceneError when it is made of surfaces, when it or its volume was moved away from the other,
+    or when its voxels do not coincide with the grid's.
     """
     volume = node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole())
-    if volume is not None:
+    if volume is not None and volume.GetImageData() is not None:
         require_same_transform(volume, node)
+        _require_in_place(node, volume, grid)
     segmentation = node.GetSegmentation()
     if segmentation.GetNumberOfSegments() and (
         segmentation.GetSourceRepresentationName() != LABELMAP
@@ -270,6 +272,18 @@ def _with_margin(old: Box, new: Box, frame: Box) -> Box:
         room = (high - low) // _ROOM
         found.append((max(c - room, low) if c < a else c, min(d + room, high) if d > b else d))
     return tuple(found)
+
+
+def _require_in_place(node, volume, grid: Grid) -> None:
+    """What is drawn on a volume that was moved would miss the scan that the study has."""
+    if not lies_on(volume, grid):
+        raise SceneError(
+            _(
+                "{volume}, on which {name} is drawn, was moved or resampled: it no longer lies "
+                "where the study has the scan. Undo that (Volumes, Volume Information), or unload "
+                "the case and open it again."
+            ).format(volume=volume.GetName(), name=node.GetName())
+        )
 
 
 def _part(segment_id: str, segment, seen: set[int]) -> Part:

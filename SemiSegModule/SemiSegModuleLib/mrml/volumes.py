@@ -19,8 +19,7 @@ from SemiSegModuleLib.mrml.geometry import (
     SceneError,
     affine_ras,
     grid_of,
-    placement,
-    to_numpy,
+    lies_on,
     to_vtk,
 )
 
@@ -232,13 +231,3 @@ def _require_no_transform(node) -> None:
                 "file says; in Transforms, harden the transform or move the volume out of it."
             ).format(name=node.GetName(), transform=transform.GetName())
         )
-
-
-def lies_on(node, grid: Grid) -> bool:
-    """Whether the node's voxels are those of `grid`, perhaps in another order."""
-    if sorted(grid_of(node).size_xyz) != sorted(grid.size_xyz):
-        return False
-    matrix = vtk.vtkMatrix4x4()
-    node.GetIJKToRASMatrix(matrix)
-    found = placement(to_numpy(matrix), node.GetImageData().GetExtent(), grid)
-    return found is not None and found.offset_zyx == (0, 0, 0)
