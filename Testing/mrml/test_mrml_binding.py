@@ -10,6 +10,7 @@ import pytest
 import slicer
 from SemiSegModuleLib.mrml import segments
 from SemiSegModuleLib.mrml.binding import CaseNodes, SceneBinding, bound_to, studies_in
+from SemiSegModuleLib.mrml.geometry import SceneError
 
 
 class Told:
@@ -104,6 +105,17 @@ def test_binding_twice_does_not_tell_twice(binding, nodes):
     told = Told(binding)
     nodes.drawn.GetSegmentation().GetSegment("SemiSeg_3").SetName("x")
     assert told.log.count(("on_segments_changed", "c1")) == 1
+
+
+def test_a_volume_that_takes_anothers_place_is_the_one_drawn_on(world, binding, nodes, oblique):
+    world.volumes.CenterVolume(nodes.volume)
+    with pytest.raises(SceneError, match="was moved"):
+        segments.read_layers(nodes.drawn, oblique, world.protocol)
+    told = Told(binding)
+    binding.bind("c1", "volume", world.volume(oblique, name="loaded again"))
+    assert bound_to(nodes.volume) is None
+    segments.read_layers(nodes.drawn, oblique, world.protocol)
+    assert told.log == []
 
 
 def test_a_removed_node_is_told_while_its_voxels_are_still_there(world, binding, nodes):

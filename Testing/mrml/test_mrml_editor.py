@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import slicer
+from semiseg.images.grid import canonical
 from semiseg.study.protocol import common_structure
 from SemiSegModuleLib.mrml import segments, structures
 from SemiSegModuleLib.mrml.binding import Callbacks, SceneBinding
@@ -180,3 +181,21 @@ def test_display_changes_are_no_strokes(case):
     drawn.GetDisplayNode().SetOpacity2DFill(0.1)
     drawn.SetDisplayVisibility(False)
     assert heard == []
+
+
+def test_a_volume_loaded_anew_with_its_voxels_in_another_order_can_be_painted_on(
+    world, case, oblique, editor_of
+):
+    drawn, editor, binding, _heard = case
+    editor.paint("SemiSeg_3", _STROKE)
+    turned = canonical(oblique)
+    again = world.volume(turned.grid, name="again")
+    binding.bind("c1", "volume", again)
+    editor_of(again, drawn).paint("SemiSeg_7", (12, 15, 9, 11, 6, 8))
+    second = np.zeros(turned.grid.shape_zyx, np.uint16)
+    second[6:9, 9:12, 12:16] = 7
+    expected = turned.invert(second)
+    expected[_VOXELS] = 3
+    layers = segments.read_layers(drawn, oblique, world.protocol)
+    assert layers.overlaps == ()
+    assert np.array_equal(layers.flat(oblique), expected)

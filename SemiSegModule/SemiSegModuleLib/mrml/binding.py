@@ -156,6 +156,7 @@ class SceneBinding:
         elif role == "volume":
             self._watched[node.GetID()] = _watch_volume(node, case_id, weakref.ref(self))
         self._follow_volume(case_id)
+        self._refer_to_volume(case_id)
 
     def _forget(self, key: tuple[str, str]) -> None:
         node_id = self._bound.pop(key)
@@ -214,6 +215,18 @@ class SceneBinding:
         for node in (nodes.suggestion, nodes.uncertainty):
             if node is not None and node.GetTransformNodeID() != nodes.volume.GetTransformNodeID():
                 node.SetAndObserveTransformNodeID(nodes.volume.GetTransformNodeID())
+
+    def _refer_to_volume(self, case_id: str) -> None:
+        """A volume that took another's place is the one that is drawn on from now on."""
+        nodes = self.nodes_of(case_id)
+        if nodes.volume is None or nodes.volume.GetImageData() is None:
+            return
+        for node in (nodes.drawn, nodes.suggestion):
+            if node is None:
+                continue
+            role = node.GetReferenceImageGeometryReferenceRole()
+            if node.GetNodeReference(role) is not nodes.volume:
+                node.SetReferenceImageGeometryParameterFromVolumeNode(nodes.volume)
 
     def _drawn_changed(self, case_id: str, *, segments: bool) -> None:
         if self._quiet.get(case_id) or self._scene.IsClosing():
