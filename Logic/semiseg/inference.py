@@ -304,14 +304,7 @@ def predict(
         said = _Relay(emit, progress, before, shares[number], f"segmenting {case.name}")
         try:
             versions[case.id] = _predict_case(study, model, record.id, case, config, said)
-            kept = study.prediction_info(case.id, versions[case.id]).info
-            data: dict[str, Json] = {
-                "case": case.id,
-                "saved": True,
-                "version": versions[case.id],
-                "model": record.id,
-                "uncertainty": kept.get("uncertainty"),
-            }
+            data = _saved(study, case.id, versions[case.id])
             message = f"{case.name} is segmented"
         except SemiSegError as error:
             if isinstance(error, StorageError | CancelledError):
@@ -328,6 +321,12 @@ def _ready_model(study: Study, folder: Path, config: PredictConfig, emit: Emit) 
     model = load_model(folder, choose_device(config.device, emit))
     require_fit(model, study.protocol, study.id)
     return model
+
+
+def _saved(study: Study, case_id: str, version: int) -> dict[str, Json]:
+    info = study.prediction_info(case_id, version).info
+    figures = {"model": info.get("model_id"), "uncertainty": info.get("uncertainty")}
+    return {"case": case_id, "saved": True, "version": version, **figures}
 
 
 class _Relay:

@@ -68,21 +68,21 @@ def apply(context: typer.Context, folder: StudyFolder, cases: CaseIds = None) ->
         except SemiSegError as error:
             errors.append(error)
             data["error"] = str(error)
-            refused.append(data)
-        else:
-            applied.append(data)
-            known = data["version"] is not None
-            screen.say(
-                f"{case_id}: the drawing is in label version {data['version']}"
-                if known
-                else f"{case_id}: no drawing waits"
-            )
+        (refused if "error" in data else applied).append(data)
         screen.emit(
             Event(kind="progress", phase="apply", step=number, total=len(chosen), data=data)
         )
+        if "version" in data:
+            screen.say(_applied(case_id, data["version"]))
     screen.data(problems=[str(problem) for problem in study.problems])
     if errors:
         raise errors[0] if len(errors) == 1 else LabelError("; ".join(map(str, errors)))
+
+
+def _applied(case_id: str, version: Json) -> str:
+    if version is None:
+        return f"{case_id}: no drawing waits"
+    return f"{case_id}: the drawing is in label version {version}"
 
 
 def modality(
