@@ -23,6 +23,7 @@ from semiseg.study.overview import CaseOverview
 from semiseg.study.protocol import Protocol
 from semiseg.study.study import Study
 from SemiSegModuleLib.additions import Additions
+from SemiSegModuleLib.kept_map import KeptMap
 from SemiSegModuleLib.mrml.binding import SceneBinding
 from SemiSegModuleLib.mrml.views import Views
 from SemiSegModuleLib.tasks import JobClass, Task, Tasks, TaskState
@@ -58,13 +59,13 @@ class Trouble:
 class OpenCase:
     """A case whose nodes are in the scene.
 
-    `base` (z, y, x) is the human map on which the study and the drawn node last agreed; `sent`
+    `base` is the human map on which the study and the drawn node last agreed; `sent`
     holds the maps of drafts that were saved but not yet applied, by number.
     """
 
     grid: Grid
-    base: NDArray[np.uint16] | None = None
-    sent: dict[int, NDArray[np.uint16] | None] = field(default_factory=dict)
+    base: KeptMap | None = None
+    sent: dict[int, KeptMap | None] = field(default_factory=dict)
     marks: list[Mark] = field(default_factory=list)
     marks_sent: dict[int, int] = field(default_factory=dict)
     dirty_since: float | None = None
@@ -265,6 +266,13 @@ class SessionCore:
             self.say(str(error), error=True)
         self.forget_read()
         self.changed("cases", "ledger", "study")
+
+    def refresh_study(self) -> None:
+        """As `reload_study`, for a change of one case: only what was written is read."""
+        if self.study is not None:
+            self.study.refresh()
+            self.forget_read()
+            self.changed("cases", "ledger")
 
     def forget_read(self) -> None:
         """What was read of the study may have changed; read it again when it is asked for."""

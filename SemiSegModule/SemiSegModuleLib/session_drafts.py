@@ -14,6 +14,7 @@ from slicer.i18n import tr as _
 from semiseg.errors import SemiSegError
 from semiseg.events import Event
 from semiseg.images.grid import Grid
+from SemiSegModuleLib.kept_map import KeptMap
 from SemiSegModuleLib.mrml import segments
 from SemiSegModuleLib.session_core import OpenCase, SessionCore, told
 from SemiSegModuleLib.tasks import Task
@@ -159,6 +160,7 @@ class DraftPart(SessionCore):
         if opened.segments_changed:
             self.sync_protocol(case_id)
         found = segments.read_layers(node, opened.grid, self.protocol())
+        self.reopen_drawn(case_id, opened, found)
         number = self.require_study().save_draft(
             case_id,
             found.arrays,
@@ -168,7 +170,8 @@ class DraftPart(SessionCore):
         )
         opened.dirty_since = None
         opened.unapplied_since = self.now()
-        opened.sent[number] = flat(found, opened.grid)
+        drawn = flat(found, opened.grid)
+        opened.sent[number] = None if drawn is None else KeptMap.of(drawn)
         opened.marks_sent[number] = len(opened.marks)
         self.saved_at = time.strftime("%H:%M:%S")
         self._rows = None
@@ -176,6 +179,9 @@ class DraftPart(SessionCore):
 
     def sync_protocol(self, case_id: str) -> None:
         """Structures that the user made in the editor join the protocol first."""
+
+    def reopen_drawn(self, case_id: str, opened: OpenCase, found: segments.Layers) -> None:
+        """See `DrawingPart`."""
 
     def request_view(self, case_id: str) -> None:
         """See `ViewPart`."""

@@ -8,7 +8,7 @@ import numpy as np
 from slicer.i18n import tr as _
 
 from semiseg.errors import LabelError, ProtocolError, StudyError
-from semiseg.images.grid import Plane, plane_axis
+from semiseg.images.grid import PLANES, Plane, plane_axis
 from semiseg.study.ledger import FINISHED, Ledger, SliceState
 from semiseg.study.merge import Mark
 from SemiSegModuleLib.mrml import segments
@@ -172,6 +172,24 @@ class DrawingPart(StudyPart):
             self.parameters.plane = plane
             self.changed("ledger", "slice")
 
+    def reopen_drawn(self, case_id: str, opened: OpenCase, found: segments.Layers) -> None:
+        """Slices that were marked as empty and hold strokes now are not finished any more."""
+        ledger = self._ledger_now(case_id, opened)
+        for plane in PLANES:
+            axis = plane_axis(opened.grid, plane)
+            for index in _drawn_lines(found, axis):
+                states = {i: ledger.state(plane, index, i) for i in self.protocol().ids}
+                ids = tuple(i for i, state in states.items() if state is SliceState.EMPTY)
+                if ids:
+                    mark = Mark(plane=plane, indices=(index,), state=SliceState.UNTOUCHED, ids=ids)
+                    opened.marks.append(mark)
+                    text = _(
+                        "{case}: {plane} slice {index} was marked as empty. Something is drawn in "
+                        "it now, so it is not finished any more."
+                    )
+                    self.say(text.format(case=case_id, plane=plane, index=index))
+                    self.changed("ledger")
+
     def _mark(self, opened: OpenCase, index: int, state: SliceState) -> None:
         ids = self.protocol().ids
         mark = Mark(plane=self.plane, indices=(index,), state=state, ids=ids)
@@ -251,6 +269,16 @@ class DrawingPart(StudyPart):
     def _is_suggested(self, opened: OpenCase, index: int | None) -> bool:
         lines = opened.suggested.get(self.plane)
         return lines is not None and bool(lines.any() if index is None else lines[index])
+
+
+def _drawn_lines(found: segments.Layers, axis: int) -> list[int]:
+    """Indices along an array axis of the slices that hold a drawn voxel."""
+    others = tuple(i for i in range(3) if i != axis)
+    lines = [layer.any(axis=others) for layer in found.arrays]
+    if not lines:
+        return []
+    drawn = np.logical_or.reduce(lines)
+    return [found.offset_zyx[axis] + int(i) for i in np.flatnonzero(drawn)]
 
 
 def _joined(found: set[SliceState]) -> SliceState:

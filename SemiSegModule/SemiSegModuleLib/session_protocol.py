@@ -92,9 +92,10 @@ class ProtocolPart(DrawingPart):
         with self.writing_nodes():
             segments.sync_segments(node, self.protocol())
             if kept is not None:
+                array = kept.full()
                 frame = tuple((0, size) for size in opened.grid.shape_zyx)
-                where = np.isin(kept, ids) & ~segments.occupied(node, opened.grid, frame)
-                segments.write_region(node, opened.grid, kept, (0, 0, 0), where)
+                where = np.isin(array, ids) & ~segments.occupied(node, opened.grid, frame)
+                segments.write_region(node, opened.grid, array, (0, 0, 0), where)
         self.touched(case_id)
         self.changed("structures")
 
@@ -139,8 +140,8 @@ class ProtocolPart(DrawingPart):
             return set() if draft is None else draft.ids()
         found = segments.read_layers(node, opened.grid, self.protocol())
         # A segment that was just removed is in no node any more, only in what was saved before.
-        saved = [array for array in opened.sent.values() if array is not None]
-        return {number for array in (*found.arrays, *saved) for number in present_ids(array)}
+        saved = [kept.ids() for kept in opened.sent.values() if kept is not None]
+        return set().union(*saved, *map(present_ids, found.arrays))
 
 
 def _written(folder: Path, protocol: Protocol, *, force: bool) -> Sequence[str]:

@@ -15,6 +15,7 @@ from semiseg.events import Event, Json
 from semiseg.images.grid import PLANES, Grid, plane_axis
 from semiseg.study.case import Case
 from semiseg.study.picture import find_image
+from SemiSegModuleLib.kept_map import KeptMap
 from SemiSegModuleLib.mrml import segments, volumes
 from SemiSegModuleLib.session_core import OpenCase
 from SemiSegModuleLib.session_drafts import DraftPart, flat
@@ -123,7 +124,7 @@ class ViewPart(DraftPart):
             segments.set_layers(node, case.grid, layers, draft.offset_zyx)
             opened.marks = list(draft.marks)
             opened.unapplied_since = self.now()
-        opened.base = human
+        opened.base = KeptMap.of(human)
         self.binding_of_study.bind(case.id, "drawn", node)
         self.open_cases[case.id] = opened
 
@@ -152,7 +153,7 @@ class ViewPart(DraftPart):
     def _open_adopted(self, case: Case) -> None:
         study = self.require_study()
         draft = study.draft(case.id)
-        opened = OpenCase(grid=case.grid, base=study.human_map(case.id).array)
+        opened = OpenCase(grid=case.grid, base=KeptMap.of(study.human_map(case.id).array))
         if draft is not None:
             opened.marks, opened.unapplied_since = list(draft.marks), self.now()
         opened.segments_changed = True  # the scene may bring segments that are no structure yet
@@ -194,17 +195,18 @@ class ViewPart(DraftPart):
         node = self.nodes(case_id).drawn
         if human is None or node is None or opened.base is None:
             return
-        changed = human != opened.base
+        base = opened.base.full()
+        changed = human != base
         if changed.any():
             found = segments.read_layers(node, opened.grid, self.protocol())
             now = flat(found, opened.grid)
             if now is None:
                 return  # overlapping segments: not ours to sort out
-            merged = np.where(changed & (now == opened.base), human, now)
+            merged = np.where(changed & (now == base), human, now)
             with self.writing_nodes():
                 segments.set_map(node, opened.grid, merged.astype(np.uint16))
             self.changed("drawn")
-        opened.base = human
+            opened.base = KeptMap.of(human)
 
     def _show_suggestion(
         self, case_id: str, opened: OpenCase, array: NDArray[Any] | None, data: Any

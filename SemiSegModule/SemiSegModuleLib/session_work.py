@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -226,7 +227,7 @@ class WorkPart(CasePart):
 
     def _case_ready(self, kind: str, case_id: str) -> None:
         """Show a case's result as soon as it is there, not when all are; a rejected one, too."""
-        self.reload_study()
+        self.refresh_study()
         row = self.row(case_id)
         if row is None:
             return
@@ -238,32 +239,46 @@ class WorkPart(CasePart):
         self.request_view(case_id)
 
     def _work_ended(self, task: Task, event: Event) -> None:
-        done = [] if self.task is None else self.task.cases_done
+        done = () if self.task is None else tuple(dict.fromkeys(self.task.cases_done))
         self.task = None
         self.reload_study()
         self.changed("task")
         if event.kind == "error":
             if task.cancelled:
-                self.say(_("Stopped. Everything finished so far is kept."))
+                self.say(_stopped(task.kind))
             self.report_failure(task, event)
             return
-        self.say(self._summary(task.kind, event, len(done)))
+        self.say(self._summary(task.kind, event, done))
         page = event.data.get("report")
         if task.kind == "report" and isinstance(page, str):
             self.open_page(Path(page))
 
-    def _summary(self, kind: str, event: Event, count: int) -> str:
+    def _summary(self, kind: str, event: Event, done: tuple[str, ...]) -> str:
         if kind == "propagate":
-            return _("Propagated to {count} cases. Look at them, then press Learn.").format(
-                count=count
-            )
+            return self._propagated(done)
         if kind == "learn":
             return _("Model {model} is ready. Press Segment next.").format(
                 model=event.data.get("model", "")
             )
         if kind == "segment":
-            return _("Segmented {count} cases.").format(count=count)
+            text = _("Segmented: {count}. Look where it is unsure and correct there.")
+            return text.format(count=len(done))
         return event.message
+
+    def _propagated(self, done: tuple[str, ...]) -> str:
+        """How many cases look right, and how many do not."""
+        rows = [row for row in map(self.row, done) if row is not None and row.gate is not None]
+        found = Counter(row.gate.verdict for row in rows if row.gate is not None)
+        words = {
+            "accept": _("{count} look right"),
+            "down_weight": _("{count} doubtful"),
+            "reject": _("{count} not used"),
+        }
+        parts = [text.format(count=found[v]) for v, text in words.items() if found[v]]
+        if not parts:
+            return _("Nothing had to be propagated.")
+        text = _("Propagated: {verdicts}. Look at them, then press Learn.")
+        return text.format(verdicts=", ".join(parts))
 
     def _undo_ended(self, task: Task, event: Event) -> None:
         self.reload_study()
@@ -273,3 +288,9 @@ class WorkPart(CasePart):
         self.say(event.message)
         if task.case_id is not None:
             self.request_view(task.case_id)
+
+
+def _stopped(kind: str) -> str:
+    if kind == "learn":
+        return _("Stopped. What was learned is kept: Learn goes on from there.")
+    return _("Stopped. Everything finished so far is kept.")

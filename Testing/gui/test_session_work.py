@@ -175,9 +175,16 @@ def test_a_new_suggestion_changes_only_what_differs(session: Any, jobs: Any, unt
 
 def test_the_end_says_what_comes_next(session: Any, jobs: Any, until: Until) -> None:
     job = start(session, jobs, until)
-    job.say("propagate", 1, 1, case="c1", saved=True)
+    propagate_to(session, "c0")
+    job.say("propagate", 1, 2, case="c0", saved=True)
+    session.tick()
+    propagate_to(session, "c1", "reject")
+    job.say("propagate", 2, 2, case="c1", saved=False)
+    session.tick()
+    assert "c1: propagated, not used" in session.message
     job.end()
     assert until(session, lambda: not session.busy())
+    assert session.message.startswith("Propagated: 1 look right, 1 not used.")
     assert "press Learn" in session.message
     session.learn(1, "cpu", "supervised", 0)
     assert until(session, lambda: len(jobs.told) == 2)
@@ -315,3 +322,33 @@ def test_uncertainty_is_an_overlay_on_demand(session: Any, until: Until) -> None
     session.select("c0")
     session.select("c1")
     assert session.nodes("c1").uncertainty is not None
+
+
+def test_a_case_that_nothing_could_be_carried_to_is_told(
+    session: Any, jobs: Any, until: Until
+) -> None:
+    job = start(session, jobs, until)
+    job.say("propagate", 1, 2, case="c1", why="no annotated case has a slice of it")
+    session.tick()
+    assert session.message == "c1: no annotated case has a slice of it"
+
+
+def test_stopped_learning_goes_on_later(session: Any, jobs: Any, until: Until) -> None:
+    session.learn(5, "cpu", "supervised", 0)
+    assert until(session, lambda: jobs.told)
+    session.cancel()
+    assert until(session, lambda: not session.busy())
+    assert "goes on from there" in session.message
+
+
+def test_a_map_is_kept_cropped_and_comes_back_whole(application: Any) -> None:
+    from SemiSegModuleLib.kept_map import KeptMap
+
+    full = np.zeros((6, 7, 8), np.uint16)
+    assert KeptMap.of(full).array.size == 0
+    assert not KeptMap.of(full).full().any()
+    full[2, 3, 4], full[4, 5, 6] = 300, 2
+    kept = KeptMap.of(full)
+    assert kept.array.shape == (3, 3, 3)
+    assert (kept.full() == full).all()
+    assert kept.ids() == {2, 300}
