@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 
 from semiseg.config import DicomFormat, Identity, check_choice
 from semiseg.dicom.deidentify import deidentified
+from semiseg.dicom.elements import DAMAGED
 from semiseg.dicom.label_files import read_dicom_label
 from semiseg.dicom.makers import SegmentSpec, Term, maker_of, stable_uid
 from semiseg.dicom.originals import originals
@@ -115,7 +116,13 @@ def write(path: Path, work: DicomWork, drawn: Drawn) -> None:
             f"no structure of {work.case.id} has a voxel; a DICOM object cannot be empty"
         )
     make = make_seg if work.format == "dicom-seg" else make_rtstruct
-    dataset = make(drawn.array, specs, work.reference, work.headers)
+    try:
+        dataset = make(drawn.array, specs, work.reference, work.headers)
+    except DAMAGED as error:
+        raise ImageError(
+            f"no {work.format} can refer to the series of {work.case.id}, whose headers lack or "
+            f"misstate something: {error}; export it as seg.nrrd or nii.gz"
+        ) from error
     if work.identity == "remove":
         dataset = deidentified(dataset, patient=work.case.patient, secret=work.study.id)
     with replacing(path) as temporary:

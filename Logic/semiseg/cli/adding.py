@@ -11,6 +11,7 @@ from semiseg.cli.dicom import named
 from semiseg.cli.options import parse_indices, shell_path
 from semiseg.cli.screen import Screen
 from semiseg.config import MODALITIES
+from semiseg.dicom.frames import NOT_DICOM
 from semiseg.dicom.scan import scan
 from semiseg.errors import ImageError, SemiSegError, StudyError, StudyLockedError
 from semiseg.events import Event, Json
@@ -125,6 +126,9 @@ def _remark(study: Study, case: Case, screen: Screen) -> None:
 
 
 def _left_out(found: Scan, series: str, screen: Screen) -> None:
+    for reason, count in found.reasons.items():
+        if reason != NOT_DICOM:
+            screen.say(f"left out: {count} {'file' if count == 1 else 'files'}: {reason}")
     if series:
         return
     for volume in found.volumes:

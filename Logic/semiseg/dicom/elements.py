@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from decimal import InvalidOperation
 
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.sequence import Sequence as DicomSequence
 
 # What a damaged header makes pydicom raise when one of its values is looked at.
@@ -18,14 +19,15 @@ DAMAGED = (
     TypeError,
     AttributeError,
     LookupError,
-    NotImplementedError,
     ArithmeticError,
     InvalidOperation,
-    RecursionError,
     EOFError,
     OSError,
     AssertionError,
     struct.error,
+    RuntimeError,
+    BytesLengthException,
+    InvalidDicomError,
 )
 _LONGEST_TEXT = 256
 

@@ -25,6 +25,7 @@ _IMAGE_CLASSES: Final = {
     "1.2.840.10008.5.1.4.1.1.4.1": "Enhanced MR Image",
     "1.2.840.10008.5.1.4.1.1.4.4": "Legacy Converted Enhanced MR Image",
 }
+NOT_DICOM = "is not a DICOM file"
 UNIT_TOLERANCE = 2e-3
 _SECONDARY = "1.2.840.10008.5.1.4.1.1.7"
 _NO_VOLUME = ("LOCALIZER", "SCOUT", "TOPOGRAM", "SURVEY")
@@ -126,7 +127,7 @@ def read_frames(source: Source, name: str) -> list[Frame] | Skipped:
     except ImageError as error:
         return Skipped(name, str(error))
     if dataset is None:
-        return Skipped(name, "is not a DICOM file")
+        return Skipped(name, NOT_DICOM)
     reason = _unfit(dataset)
     if reason:
         return Skipped(name, reason)

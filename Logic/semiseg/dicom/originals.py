@@ -7,7 +7,7 @@ from pathlib import Path
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from semiseg.dicom.elements import DAMAGED, text
+from semiseg.dicom.elements import DAMAGED, number, text
 from semiseg.dicom.makers import stable_uid
 from semiseg.dicom.references import Reference
 from semiseg.dicom.sources import Source, open_source
@@ -64,6 +64,8 @@ def _complete(header: Dataset, reference: Reference) -> None:
         header.pop("DeidentificationMethod", None)
         if text(header, "PatientIdentityRemoved") == "YES":
             header.DeidentificationMethod = "not stated by the source"
+    if number(header, "SliceThickness") is None and "NumberOfFrames" not in header:
+        header.SliceThickness = round(reference.grid.spacing_mm_xyz[2], 6)
     header.StudyID = text(header, "StudyID")[:_LONGEST_STUDY_ID]
     for keyword, value in (
         ("SOPClassUID", reference.sop_class_uid),

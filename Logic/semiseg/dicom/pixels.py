@@ -15,9 +15,11 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.encaps import generate_frames
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID, ImplicitVRLittleEndian, RLELossless
 
+from semiseg.dicom.codestreams import announced
 from semiseg.dicom.elements import DAMAGED, first, integer, items, number, text
 from semiseg.dicom.frames import Frame
 from semiseg.dicom.sources import Source
@@ -25,6 +27,8 @@ from semiseg.errors import ImageError
 
 LOWEST_HU = -1024.0
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+# JPEG baseline, extended, lossless (two kinds), JPEG-LS and JPEG 2000, lossless and not.
+_UNPACKABLE = {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51, 57, 70, 80, 81, 90, 91)}
 _SHAPE_KEYWORDS = (
     "SamplesPerPixel",
     "PhotometricInterpretation",
@@ -112,14 +116,31 @@ def _decoded(dataset: FileDataset, name: str) -> NDArray[np.generic]:
     syntax = _syntax(dataset)
     try:
         if syntax.is_compressed and syntax != RLELossless:
+            _require_true_size(dataset, syntax)
             return _by_gdcm(dataset, syntax)
         return pixel_array(dataset, raw=True)
+    except ImageError as error:
+        raise ImageError(f"{name} {error}") from error
     except (*DAMAGED, MemoryError) as error:
         reason = str(error).strip().splitlines()
         raise ImageError(
             f"{name} is damaged or cut off: its pixels cannot be read"
             f"{f' ({reason[0][:120]})' if reason else ''}; copy or export it anew"
         ) from error
+
+
+def _require_true_size(dataset: FileDataset, syntax: UID) -> None:
+    """ImageError unless each packed frame is as large as the header says."""
+    if str(syntax) not in _UNPACKABLE:
+        raise ImageError(_packed(syntax))
+    wanted = (integer(dataset, "Rows"), integer(dataset, "Columns"), 1)
+    count = integer(dataset, "NumberOfFrames") or 1
+    for frame in generate_frames(dataset.PixelData, number_of_frames=count):
+        if announced(frame) != wanted:
+            raise ImageError(
+                f"is damaged: its pixels, packed as {syntax.name}, are not {wanted[0]} x "
+                f"{wanted[1]} as its header says; copy or export it anew"
+            )
 
 
 def _syntax(dataset: FileDataset) -> UID:
@@ -155,11 +176,15 @@ def _by_gdcm(dataset: FileDataset, syntax: UID) -> NDArray[np.generic]:
         try:
             array: NDArray[np.generic] = sitk.GetArrayFromImage(reader.Execute())
         except RuntimeError as error:
-            raise ImageError(
-                f"is packed as {syntax.name} in a way that cannot be unpacked here; export the "
-                "series uncompressed (in many viewers: as Explicit VR Little Endian)"
-            ) from error
+            raise ImageError(_packed(syntax)) from error
     return array
+
+
+def _packed(syntax: UID) -> str:
+    return (
+        f"is packed as {syntax.name} in a way that cannot be unpacked here; export the series "
+        "uncompressed (in many viewers: as Explicit VR Little Endian)"
+    )
 
 
 def _rescaling(dataset: Dataset, groups: list[Dataset], name: str) -> tuple[float, float, bool]:
