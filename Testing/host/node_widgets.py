@@ -8,6 +8,7 @@ import vtk
 from PySide6 import QtCore, QtWidgets
 
 import slicer
+from host.observations import Observations
 
 
 class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
@@ -31,14 +32,13 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._combo)
         self._scene: Any = None
-        self._tags: list[int] = []
+        self._observed = Observations(self)
         self._types: list[str] = []
         self._attributes: list[tuple[str, str, Any]] = []
         self._none_enabled, self._none_text, self._children_too = False, "None", True
         self._current: str | None = None
         self._place = 0
         self._combo.activated.connect(self._on_activated)
-        self.destroyed.connect(self._forget_scene)
 
     @property
     def nodeTypes(self) -> list[str]:  # noqa: N802
@@ -80,11 +80,10 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
         return self._scene
 
     def setMRMLScene(self, scene: Any) -> None:  # noqa: N802
-        self._forget_scene()
+        self._observed.clear()
         self._scene = scene
-        if scene is not None:
-            events = [getattr(slicer.vtkMRMLScene, name) for name in self._EVENTS]
-            self._tags = [scene.AddObserver(e, self._on_scene) for e in events]
+        for name in self._EVENTS if scene is not None else ():
+            self._observed.add(scene, getattr(scene, name), self._on_scene)
         self._fill()
         if self._current is None and not self._none_enabled and self._nodes():
             self.setCurrentNode(self._nodes()[0])  # only now: nodes that come later are not chosen
@@ -173,11 +172,6 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
 
     def _is_listed(self, node: Any) -> bool:
         return any(node.IsA(t) for t in self._types)
-
-    def _forget_scene(self, *_ignored: Any) -> None:
-        for tag in self._tags:
-            self._scene.RemoveObserver(tag)
-        self._tags = []
 
 
 class qMRMLCheckableNodeComboBox(qMRMLNodeComboBox):  # noqa: N801

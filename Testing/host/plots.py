@@ -8,6 +8,7 @@ from typing import Any
 from PySide6 import QtCore, QtGui, QtWidgets
 
 from host.layout_manager import qMRMLWidget
+from host.observations import Observations
 
 Point = tuple[float, float]
 
@@ -32,9 +33,8 @@ class qMRMLPlotView(QtWidgets.QWidget):  # noqa: N801
     def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
         QtWidgets.QWidget.__init__(self, parent)
         self._view_node: Any = None
-        self._observed: list[tuple[Any, int]] = []
+        self._observed = Observations(self)
         self.setMinimumHeight(120)
-        self.destroyed.connect(self._let_go)
 
     def setMRMLScene(self, _scene: Any) -> None:  # noqa: N802
         """The nodes know theirs."""
@@ -56,19 +56,18 @@ class qMRMLPlotView(QtWidgets.QWidget):  # noqa: N801
         return [series for series in found if series is not None]
 
     def _observe(self, *_values: Any) -> None:
-        self._let_go()
+        self._observed.clear()
         tables = [s.GetTableNode() for s in self._series()]
-        for node in [self._view_node, self._chart(), *self._series(), *tables]:
+        for node in (self._view_node, self._chart(), *self._series()):
             if node is not None:
-                slot = self.update if node in tables else self._observe
-                tag = node.AddObserver("ModifiedEvent", lambda *_, slot=slot: slot())
-                self._observed.append((node, tag))
+                self._observed.add(node, "ModifiedEvent", self._observe)
+        for table in tables:
+            if table is not None:
+                self._observed.add(table, "ModifiedEvent", self._on_table)
         self.update()
 
-    def _let_go(self, *_values: Any) -> None:
-        for node, tag in self._observed:
-            node.RemoveObserver(tag)
-        self._observed = []
+    def _on_table(self, *_values: Any) -> None:
+        self.update()
 
     def paintEvent(self, _event: Any) -> None:  # noqa: N802
         painter = QtGui.QPainter(self)

@@ -17,6 +17,7 @@ from PySide6 import QtCore, QtGui, QtWidgets
 import slicer
 from host.layout_manager import qMRMLWidget
 from host.node_widgets import qMRMLNodeComboBox
+from host.observations import Observations
 
 _LOG = logging.getLogger(__name__)
 _EFFECTS = ("Threshold", "Paint", "Draw", "Erase", "Level tracing", "Grow from seeds", "Scissors")
@@ -53,13 +54,12 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):  # noqa: N801
         qMRMLWidget.__init__(self, parent)
         self._logic = slicer.vtkSlicerSegmentEditorLogic()
         self._node: Any = None
-        self._observed: list[tuple[Any, int]] = []
+        self._observed = Observations(self)
         self._segmentation: Any = None
         self._source: Any = None
         self._effects = [qSlicerSegmentEditorAbstractEffect(name) for name in _EFFECTS]
         self._order, self._read_only, self._shown_id = list(_EFFECTS), False, ""
         self._build()
-        self.destroyed.connect(self._let_go)
 
     def _build(self) -> None:
         layout = QtWidgets.QVBoxLayout(self)
@@ -115,7 +115,7 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):  # noqa: N801
             selector.blockSignals(blocked)
         qMRMLWidget.setMRMLScene(self, scene)
         for event in (scene.EndCloseEvent, scene.EndBatchProcessEvent):
-            self._observed.append((scene, scene.AddObserver(event, self._on_scene_ready)))
+            self._observed.add(scene, event, self._on_scene_ready)
         self.updateWidgetFromMRML()
 
     def _on_scene_ready(self, *_values: Any) -> None:
@@ -140,19 +140,16 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):  # noqa: N801
     def setMRMLSegmentEditorNode(self, node: Any) -> None:  # noqa: N802
         if node is self._node:
             return
-        self._observe_node(node)
+        self._observed.drop(self._node)
+        if node is not None:
+            self._observed.add(node, "ModifiedEvent", self._on_node)
         self._node = node
         self._logic.SetSegmentEditorNode(node)
         if node is not None:
             self.updateWidgetFromMRML()
 
-    def _observe_node(self, node: Any) -> None:
-        for observed, tag in [entry for entry in self._observed if entry[0] is self._node]:
-            observed.RemoveObserver(tag)
-            self._observed.remove((observed, tag))
-        if node is not None:
-            tag = node.AddObserver("ModifiedEvent", lambda *_: self.updateWidgetFromMRML())
-            self._observed.append((node, tag))
+    def _on_node(self, *_values: Any) -> None:
+        self.updateWidgetFromMRML()
 
     def segmentationNode(self) -> Any:  # noqa: N802
         return self._segmentations.currentNode()
@@ -370,20 +367,15 @@ class qMRMLSegmentEditorWidget(qMRMLWidget):  # noqa: N801
         self._list.blockSignals(blocked)
 
     def _observe_segments(self, node: Any) -> None:
-        old = self._segmentation.GetSegmentation() if self._segmentation is not None else None
-        for observed, tag in [entry for entry in self._observed if entry[0] is old]:
-            observed.RemoveObserver(tag)
-            self._observed.remove((observed, tag))
+        if self._segmentation is not None:
+            self._observed.drop(self._segmentation.GetSegmentation())
         if node is not None:
             kind, segmentation = slicer.vtkSegmentation, node.GetSegmentation()
             for event in (kind.SegmentAdded, kind.SegmentRemoved, kind.SegmentModified):
-                tag = segmentation.AddObserver(event, lambda *_: self._fill_list())
-                self._observed.append((segmentation, tag))
+                self._observed.add(segmentation, event, self._on_segments)
 
-    def _let_go(self, *_values: Any) -> None:
-        for observed, tag in self._observed:
-            observed.RemoveObserver(tag)
-        self._observed, self._node, self._segmentation = [], None, None
+    def _on_segments(self, *_values: Any) -> None:
+        self._fill_list()
 
 
 def _show_silently(selector: qMRMLNodeComboBox, node: Any) -> None:
