@@ -52,6 +52,49 @@ class World:
         node.CreateDefaultDisplayNodes()
         return node
 
+    def read(self, node, grid: Grid, protocol: Protocol | None = None) -> np.ndarray:
+        """The map of what is drawn, which must not overlap."""
+        from SemiSegModuleLib.mrml import segments
+
+        layers = segments.read_layers(node, grid, protocol or self.protocol)
+        assert layers.overlaps == ()
+        return layers.flat(grid)
+
+    def map(self, grid: Grid, *boxes) -> np.ndarray:
+        """A map with a value in each box; the boxes are pairs of value and index."""
+        array = np.zeros(grid.shape_zyx, np.uint16)
+        for value, where in boxes:
+            array[where] = value
+        return array
+
+    def place(self, array: np.ndarray, offset_zyx, grid: Grid) -> np.ndarray:
+        """`array` at its place on the grid."""
+        where = (slice(low, low + n) for low, n in zip(offset_zyx, array.shape, strict=True))
+        return self.map(grid, (array, tuple(where)))
+
+    def foreign(self, node, name: str, grid: Grid, box, affine=None) -> str:
+        """A segment with a labelmap of its own (x0, x1, y0 ...), as an import makes one."""
+        import vtk
+
+        from SemiSegModuleLib.mrml.geometry import affine_ras, to_vtk
+
+        image = slicer.vtkOrientedImageData()
+        image.SetExtent(*box)
+        image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
+        image.GetPointData().GetScalars().Fill(1)
+        image.SetImageToWorldMatrix(to_vtk(affine_ras(grid) if affine is None else affine))
+        segment = slicer.vtkSegment()
+        segment.SetName(name)
+        segment.SetLabelValue(1)
+        segment.AddRepresentation("Binary labelmap", image)
+        node.GetSegmentation().AddSegment(segment, name)
+        return name
+
+    def tag(self, node, segment_id: str, structure_id: int) -> None:
+        """Say that the segment is the structure's."""
+        segment = node.GetSegmentation().GetSegment(segment_id)
+        segment.SetTag("SemiSeg.StructureId", str(structure_id))
+
 
 class Editor:
     """Slicer's own segment editor logic on one node: what a user's brush does to the scene."""
@@ -173,3 +216,14 @@ def oblique() -> Grid:
         origin_mm_lps=(10.0, -20.0, 30.0),
         direction=tuple(float(v) for v in (turn @ tilt @ np.diag([1, 1, -1])).ravel()),
     )
+
+
+@pytest.fixture
+def case(world, oblique):
+    """A volume with an empty drawing and an empty suggestion."""
+    from SemiSegModuleLib.mrml import segments
+
+    volume = world.volume(oblique)
+    drawn = segments.create_drawn(world.scene, volume, world.protocol, "scan")
+    suggestion = segments.create_suggestion(world.scene, volume, world.protocol, "scan")
+    return volume, drawn, suggestion

@@ -9,7 +9,7 @@ import pytest
 import vtk
 
 import slicer
-from semiseg.errors import ImageError
+from semiseg.errors import ImageError, StorageError
 from semiseg.images.grid import Grid
 from semiseg.images.reading import read_map, to_sitk, write_image
 from SemiSegModuleLib.mrml import volumes
@@ -151,8 +151,45 @@ def test_a_written_volume_is_the_node_voxel_by_voxel(world, tmp_path, dtype, nam
 
 def test_writing_into_a_missing_folder_is_refused_in_words(world, tmp_path):
     node = world.volume(_grid("straight"))
-    with pytest.raises(Exception, match="is not there; make it first"):
+    with pytest.raises(StorageError, match="is not there; make it first"):
         volumes.write_volume(node, tmp_path / "no" / "out.nrrd")
+
+
+def test_a_full_disk_is_told_in_words_and_leaves_no_file(world, tmp_path, monkeypatch):
+    def fail(*_arguments, **_named):
+        raise RuntimeError("no space left")
+
+    monkeypatch.setattr(volumes.sitk, "WriteImage", fail)
+    with pytest.raises(StorageError, match="could not be written"):
+        volumes.write_volume(world.volume(_grid("straight")), tmp_path / "out.nrrd")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_slicer_cannot_load_is_refused_and_leaves_no_node(world, tmp_path):
+    path = tmp_path / "scan.nrrd"
+    write_image(path, _voxels(_grid("straight")), _grid("straight"))
+    path.write_bytes(path.read_bytes()[:-60])
+    before = world.scene.GetNumberOfNodes()
+    with pytest.raises(SceneError, match=r"Slicer cannot load scan\.nrrd"):
+        volumes.load_volume(world.scene, world.volumes, path, "scan")
+    assert world.scene.GetNumberOfNodes() == before
+
+
+def test_a_volume_that_slicer_puts_elsewhere_is_refused_and_taken_away(world, tmp_path):
+    path = tmp_path / "scan.nrrd"
+    write_image(path, _voxels(_grid("straight")), _grid("straight"))
+
+    class Centring:
+        """Volumes logic with "center image" on."""
+
+        def AddArchetypeScalarVolume(self, *arguments):  # noqa: N802
+            node = world.volumes.AddArchetypeScalarVolume(*arguments)
+            world.volumes.CenterVolume(node)
+            return node
+
+    with pytest.raises(SceneError, match="at another place than its header says"):
+        volumes.load_volume(world.scene, Centring(), path, "scan")
+    assert world.scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 0
 
 
 def test_a_missing_file_is_refused_and_leaves_no_node(world, tmp_path):
