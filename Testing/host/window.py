@@ -168,6 +168,7 @@ class MainWindow(QtWidgets.QMainWindow):
             widget = slicer.app.layoutManager().sliceWidget(name)
             widget.setParent(None)
             widget.sliceView()._painter = None
+        self.objectName = ""  # nobody shall find it any more
         self.close()
         self.deleteLater()
 
