@@ -38,7 +38,7 @@ class MessageLine:
         """Show what the session says now."""
         session = self._session
         error, text = session.message_is_error, session.message
-        self.textLabel.text = text
+        self.textLabel.text = as_sentence(text)
         self.iconLabel.setVisible(error)
         self.detailsButton.setVisible(error)
         self.dismissButton.setVisible(bool(text))
@@ -70,6 +70,12 @@ class MessageLine:
         set_margins(self.widget.layout(), 6, 2, 2, 2)
         # The line keeps its place, so that a message moves nothing that one is about to click.
         self.widget.minimumHeight = _LEAST_HEIGHT
+
+
+def as_sentence(text: str) -> str:
+    """The engine's sentences begin small, for they may follow a case's name; this one does not."""
+    first = text.split(" ", 1)[0]
+    return text if first.endswith(":") or not first.isalpha() else text[0].upper() + text[1:]
 
 
 def _tool(text: str, slot: Any, tool_tip: str) -> Any:

@@ -103,10 +103,10 @@ def test_an_error_is_shown_with_its_details_until_it_is_dismissed(shell: Any) ->
     session.say("the job was ended by SIGKILL", error=True, details="Killed process 123")
     session.tell()
     assert line.iconLabel.visible
-    assert line.textLabel.text == "the job was ended by SIGKILL"
+    assert line.textLabel.text == "The job was ended by SIGKILL"
     session.say("c1: propagated")
     session.tell()
-    assert line.textLabel.text == "the job was ended by SIGKILL"
+    assert line.textLabel.text == "The job was ended by SIGKILL"
     assert not line.detailsText.visible
     line.detailsButton.click()
     assert line.detailsText.visible
@@ -210,3 +210,20 @@ def test_a_question_is_asked_by_the_application(shell: Any, monkeypatch: Any) ->
     monkeypatch.setattr(slicer.util, "confirmYesNoDisplay", ask)
     assert shell.session.confirm("really?") is True
     assert asked == ["really?"]
+
+
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        ("the disk is full", "The disk is full"),
+        ("ct1: the image is gone", "ct1: the image is gone"),
+        ("scan_1 has moved", "scan_1 has moved"),
+        ("", ""),
+    ],
+)
+def test_a_message_begins_with_a_capital_unless_it_begins_with_a_name(
+    application: Any, told: str, shown: str
+) -> None:
+    from SemiSegModuleLib.message_line import as_sentence
+
+    assert as_sentence(told) == shown
