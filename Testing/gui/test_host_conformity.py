@@ -33,8 +33,7 @@ def complaint(use: Use) -> str:
     if use.name.startswith("_") or use.name in api.PYTHONQT_METHODS:
         return ""
     if receiver in ("qt", "ctk"):
-        known = use.name in api.load()[receiver]
-        return "" if known else f"{use}: no such class, or {LACKING}"
+        return qt_complaint(use, receiver)
     if receiver == "slicer":
         known = use.name in api.names("slicer") or f"slicer.{use.name}" in api.NEWER
         return "" if known else f"{use}: slicer has no such name"
@@ -43,6 +42,13 @@ def complaint(use: Use) -> str:
     if api.class_api(receiver) is not None:
         return class_complaint(use, receiver)
     return ""
+
+
+def qt_complaint(use: Use, module: str) -> str:
+    if use.how == "called with names":
+        return f"{use}, which PythonQt's classes are not"
+    known = use.name in api.load()[module]
+    return "" if known else f"{use}: no such class, or {LACKING}"
 
 
 def module_complaint(use: Use, receiver: str) -> str:
@@ -62,6 +68,8 @@ def vtk_complaint(use: Use, receiver: str) -> str:
 
 
 def class_complaint(use: Use, receiver: str) -> str:
+    if use.how == "called with names":
+        return f"{use}, which PythonQt's functions are not"
     kinds = api.kinds(receiver, use.name)
     if not kinds:
         return f"{use}: {receiver} has no such name"
@@ -117,10 +125,12 @@ def test_a_misuse_is_found(tmp_path: Path) -> None:
         "        self.button.connect('klicked()', print)",
         "        self.button.txet = 'x'",
         "        qt.QNothing()",
+        "        qt.QLabel(text='x')",
+        "        self.button.resize(w=1, h=2)",
     )
     path.write_text("\n".join(lines))
     complaints = [use.line for use in Program([path]).uses() if complaint(use)]
-    assert sorted(complaints) == [5, 6, 7, 8, 9, 10]
+    assert sorted(complaints) == [5, 6, 7, 8, 9, 10, 11, 12]
 
 
 def _offered(kind: type) -> list[tuple[str, str, str]]:

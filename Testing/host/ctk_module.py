@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -180,36 +179,6 @@ class ctkPathLineEdit(QtWidgets.QWidget):  # noqa: N801
             self.currentPath = path
 
 
-class ctkDirectoryButton(QtWidgets.QPushButton):  # noqa: N801
-    """A button that shows a folder and asks for another when clicked."""
-
-    caption = ""
-    directoryChanged = QtCore.Signal(str)  # noqa: N815
-    directorySelected = QtCore.Signal(str)  # noqa: N815
-
-    def __init__(self, *arguments: Any) -> None:
-        parent = arguments[-1] if arguments and not isinstance(arguments[-1], str) else None
-        QtWidgets.QPushButton.__init__(self, parent)
-        self.directory = arguments[0] if arguments and isinstance(arguments[0], str) else "."
-        self.clicked.connect(lambda *_: self.browse())
-
-    @property
-    def directory(self) -> str:
-        return self._directory
-
-    @directory.setter
-    def directory(self, path: str) -> None:
-        self._directory = str(Path(path).resolve())
-        self.text = self._directory
-        self.directoryChanged.emit(self._directory)
-
-    def browse(self) -> None:
-        path = QFileDialog.getExistingDirectory(self, self.caption, self.directory)
-        if path:
-            self.directory = path
-            self.directorySelected.emit(path)
-
-
 class ctkDoubleSpinBox(QtWidgets.QDoubleSpinBox):  # noqa: N801
     """A spin box for numbers with decimals."""
 
@@ -290,51 +259,6 @@ class ctkMessageBox(QtWidgets.QMessageBox):  # noqa: N801
     """A message box that may remember not to be shown again."""
 
     dontShowAgain, dontShowAgainVisible, dontShowAgainSettingsKey = False, False, ""  # noqa: N815
-
-
-class ctkMenuButton(QtWidgets.QPushButton):  # noqa: N801
-    """A push button whose arrow opens a menu."""
-
-
-class ctkExpandButton(QtWidgets.QToolButton):  # noqa: N801
-    """A small button that opens and closes what lies beside it."""
-
-    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
-        QtWidgets.QToolButton.__init__(self, parent)
-        self.checkable = True
-
-
-class ctkColorPickerButton(QtWidgets.QPushButton):  # noqa: N801
-    """A button that shows a colour and asks for another when clicked."""
-
-    displayColorName = True  # noqa: N815
-    colorChanged = QtCore.Signal(QtGui.QColor)  # noqa: N815
-
-    def __init__(self, *arguments: Any) -> None:
-        QtWidgets.QPushButton.__init__(self)
-        self._color = QtGui.QColor(next((a for a in arguments if not _is_widget(a)), "black"))
-        self.clicked.connect(lambda *_: self.changeColor())
-
-    def color(self) -> QtGui.QColor:
-        return self._color
-
-    def setColor(self, color: QtGui.QColor) -> None:  # noqa: N802
-        if color == self._color:
-            return
-        self._color = QtGui.QColor(color)
-        picture = QtGui.QPixmap(16, 16)
-        picture.fill(self._color)
-        self.setIcon(QtGui.QIcon(picture))
-        self.colorChanged.emit(self._color)
-
-    def changeColor(self) -> None:  # noqa: N802
-        color = QtWidgets.QColorDialog.getColor(self._color, self)
-        if color.isValid():
-            self.setColor(color)
-
-
-def _is_widget(value: Any) -> bool:
-    return value is None or isinstance(value, QtWidgets.QWidget)
 
 
 def build() -> ModuleType:

@@ -1,4 +1,4 @@
-"""Node selectors over the real scene: qMRMLNodeComboBox and qMRMLCheckableNodeComboBox."""
+"""qMRMLNodeComboBox: a node selector over the real scene."""
 
 from __future__ import annotations
 
@@ -172,43 +172,3 @@ class qMRMLNodeComboBox(QtWidgets.QWidget):  # noqa: N801
 
     def _is_listed(self, node: Any) -> bool:
         return any(node.IsA(t) for t in self._types)
-
-
-class qMRMLCheckableNodeComboBox(qMRMLNodeComboBox):  # noqa: N801
-    """A node selector in which several nodes can be checked."""
-
-    checkedNodesChanged = QtCore.Signal()  # noqa: N815
-
-    def __init__(self, parent: QtWidgets.QWidget | None = None) -> None:
-        qMRMLNodeComboBox.__init__(self, parent)
-        self._checked: set[str] = set()
-
-    def checkState(self, node: Any) -> QtCore.Qt.CheckState:  # noqa: N802
-        checked = node.GetID() in self._checked
-        return QtCore.Qt.CheckState.Checked if checked else QtCore.Qt.CheckState.Unchecked
-
-    def setCheckState(self, node: Any, state: Any) -> None:  # noqa: N802
-        change = self._checked.add if state == QtCore.Qt.CheckState.Checked else self._drop
-        change(node.GetID())
-        self.checkedNodesChanged.emit()
-
-    def _drop(self, node_id: str) -> None:
-        self._checked.discard(node_id)
-
-    def check(self, node: Any) -> None:
-        self.setCheckState(node, QtCore.Qt.CheckState.Checked)
-
-    def uncheck(self, node: Any) -> None:
-        self.setCheckState(node, QtCore.Qt.CheckState.Unchecked)
-
-    def checkedNodes(self) -> list[Any]:  # noqa: N802
-        return [n for n in self._nodes() if n.GetID() in self._checked]
-
-    def uncheckedNodes(self) -> list[Any]:  # noqa: N802
-        return [n for n in self._nodes() if n.GetID() not in self._checked]
-
-    def allChecked(self) -> bool:  # noqa: N802
-        return not self.uncheckedNodes()
-
-    def noneChecked(self) -> bool:  # noqa: N802
-        return not self.checkedNodes()

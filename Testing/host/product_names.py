@@ -19,7 +19,7 @@ from typing import Literal
 from host import api
 
 # "tested": its truth or value decides something at once; "read": anything else, also handing over.
-How = Literal["called", "read", "tested", "set"]
+How = Literal["called", "called with names", "read", "tested", "set"]
 RETURNS = {
     ("QTableWidget", "horizontalHeader"): "QHeaderView",
     ("QTableWidget", "verticalHeader"): "QHeaderView",
@@ -129,12 +129,13 @@ class _Reader:
         nodes = list(_walk(self.scope.node))
         for node in nodes:
             self.learn(node)
-        called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
+        called = {id(node.func): node for node in nodes if isinstance(node, ast.Call)}
         tested = {id(part) for node in nodes for part in _tested(node)}
         for node in nodes:
             if isinstance(node, ast.Attribute):
                 how: How = "tested" if id(node) in tested else "read"
-                how = "called" if id(node) in called else how
+                if id(node) in called:
+                    how = "called with names" if called[id(node)].keywords else "called"
                 how = "set" if isinstance(node.ctx, ast.Store) else how
                 yield Use(self.file, node.lineno, self.type_of(node.value), node.attr, how)
             elif isinstance(node, ast.Call):
