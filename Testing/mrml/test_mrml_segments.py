@@ -38,10 +38,12 @@ def test_drawn_and_suggestion_have_the_geometry_of_the_volume(case):
         assert node.GetNodeReference(role) is case[0]
 
 
-def test_a_suggestion_is_lighter_named_so_and_in_no_chooser(case):
+def test_a_suggestion_is_lighter_named_so_and_in_no_chooser(world, case):
     _volume, drawn, suggestion = case
     assert suggestion.GetName() == "scan (suggested)"
     assert suggestion.GetHideFromEditors()
+    tree = world.scene.GetSubjectHierarchyNode()
+    assert tree.GetItemByDataNode(suggestion) == 0
     assert not drawn.GetHideFromEditors()
     assert suggestion.GetSegmentation().GetNthSegment(0).GetName() == "liver (suggested)"
     assert (

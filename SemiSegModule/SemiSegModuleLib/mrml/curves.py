@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import vtk
 from slicer.i18n import tr as _
 
+import slicer
+
 _CURVES = {
     "loss": (0.85, 0.37, 0.01),
     "dice": (0.11, 0.62, 0.47),
@@ -99,8 +101,10 @@ class CurveNodes:
         node = self._nodes.get(key)
         if node is not None and self._scene.IsNodePresent(node):
             return node, False
-        node = self._scene.AddNewNodeByClass(class_name, f"SemiSeg {name}")
-        node.SetHideFromEditors(True)
+        node = getattr(slicer, class_name)()
+        node.SetName(f"SemiSeg {name}")
+        node.SetHideFromEditors(True)  # before it is added, so that no tree ever lists it
         node.SetSaveWithScene(False)
+        self._scene.AddNode(node)
         self._nodes[key] = node
         return node, True

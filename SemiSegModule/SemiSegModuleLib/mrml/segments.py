@@ -90,8 +90,8 @@ def create_drawn(scene, volume_node, protocol: Protocol, name: str):
 
 def create_suggestion(scene, volume_node, protocol: Protocol, name: str):
     """As `create_drawn`, for what programs say: lighter, and in no chooser of the editor."""
-    node = _create(scene, volume_node, _("{name} (suggested)").format(name=name), "suggestion")
-    node.SetHideFromEditors(True)
+    name = _("{name} (suggested)").format(name=name)
+    node = _create(scene, volume_node, name, "suggestion", hidden=True)
     display = node.GetDisplayNode()
     display.SetOpacity2DFill(0.2)
     display.SetOpacity2DOutline(0.8)
@@ -209,9 +209,13 @@ def occupied(node, grid: Grid, box: Box) -> NDArray[np.bool_]:
     return found
 
 
-def _create(scene, volume_node, name: str, role: str):
-    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+def _create(scene, volume_node, name: str, role: str, *, hidden: bool = False):
+    """An empty segmentation node; hidden before it is added, so that no tree ever lists it."""
+    node = slicer.vtkMRMLSegmentationNode()
+    node.SetName(name)
     node.SetAttribute(ROLE, role)
+    node.SetHideFromEditors(hidden)
+    scene.AddNode(node)
     node.CreateDefaultDisplayNodes()
     node.SetReferenceImageGeometryParameterFromVolumeNode(volume_node)
     node.SetAndObserveTransformNodeID(volume_node.GetTransformNodeID())

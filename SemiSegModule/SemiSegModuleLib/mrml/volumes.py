@@ -11,6 +11,7 @@ import vtk.util.numpy_support
 from numpy.typing import NDArray
 from slicer.i18n import tr as _
 
+import slicer
 from semiseg.errors import ImageError
 from semiseg.images.grid import Grid
 from semiseg.images.reading import Header, read_header, to_sitk
@@ -150,9 +151,11 @@ def create_overlay(scene, grid: Grid, array: NDArray, name: str, *, sure_below: 
 
     Voxels under `sure_below` are transparent. It is not saved with the scene.
     """
-    node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    node = slicer.vtkMRMLScalarVolumeNode()
+    node.SetName(name)
     node.SetSaveWithScene(False)
-    node.SetHideFromEditors(True)
+    node.SetHideFromEditors(True)  # before it is added, so that no tree ever lists it
+    scene.AddNode(node)
     set_overlay(node, grid, array)
     display = scene.AddNewNodeByClass("vtkMRMLScalarVolumeDisplayNode", f"{name} display")
     display.SetSaveWithScene(False)
@@ -187,14 +190,15 @@ def _overlay_colors(scene):
         found = scene.GetNthNodeByClass(number, "vtkMRMLColorTableNode")
         if found.GetName() == _COLORS_NAME:
             return found
-    colors = scene.AddNewNodeByClass("vtkMRMLColorTableNode", _COLORS_NAME)
+    colors = slicer.vtkMRMLColorTableNode()
+    colors.SetName(_COLORS_NAME)
     colors.SetHideFromEditors(True)
     colors.SetSaveWithScene(False)
     colors.SetTypeToUser()
     colors.SetNumberOfColors(256)
     for index in range(256):
         colors.SetColor(index, str(index), 1.0, 1.0 - index / 255.0, 0.0, 1.0)
-    return colors
+    return scene.AddNode(colors)
 
 
 def _require_scalar(path: Path, header: Header) -> None:
