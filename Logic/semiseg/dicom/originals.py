@@ -66,7 +66,8 @@ def _complete(header: Dataset, reference: Reference) -> None:
             header.DeidentificationMethod = "not stated by the source"
     if number(header, "SliceThickness") is None and "NumberOfFrames" not in header:
         header.SliceThickness = round(reference.grid.spacing_mm_xyz[2], 6)
-    header.StudyID = text(header, "StudyID")[:_LONGEST_STUDY_ID]
+    if len(text(header, "StudyID")) > _LONGEST_STUDY_ID:
+        header.StudyID = ""
     for keyword, value in (
         ("SOPClassUID", reference.sop_class_uid),
         ("FrameOfReferenceUID", stable_uid("frame of", reference.series_uid)),
