@@ -32,7 +32,8 @@ class TransformerBlock(nn.Module):
         tokens = features.flatten(2).transpose(1, 2)
         tokens = tokens + self._attend(self.norm_attention(tokens))
         tokens = tokens + self.mlp(self.norm_mlp(tokens))
-        return tokens.transpose(1, 2).reshape(features.shape)
+        out: Tensor = tokens.transpose(1, 2).reshape(features.shape)
+        return out
 
     def _attend(self, tokens: Tensor) -> Tensor:
         batch, n_tokens, channels = tokens.shape

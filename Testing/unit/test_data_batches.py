@@ -286,3 +286,36 @@ def test_level_sets_come_with_labelled_samples_where_slices_are_known() -> None:
 
 def test_level_sets_are_made_only_for_methods_that_ask() -> None:
     assert Sampler(CASES, PLAIN, CPU).batch(0).level is None
+
+
+def placed(name: str, *, labelled: bool = True) -> TrainingCase:
+    """A case whose places are its voxel numbers."""
+    z, y, x = np.mgrid[:14, :18, :20]
+    places = np.stack([x, y, z]).astype(np.float16)
+    return replace(case(name, labelled=labelled), places=places)
+
+
+def test_places_are_those_of_the_voxels_that_are_seen() -> None:
+    settings = replace(PLAIN, places=True)
+    batch = Sampler([placed("a"), placed("b", labelled=False)], settings, CPU).batch(3)
+    assert batch.place is not None
+    number = torch.round((batch.image[:, 0] + 1) / 2 * 14 * 18 * 20)
+    x, y, z = batch.place.unbind(1)
+    assert torch.equal((z * 18 + y) * 20 + x, number)
+
+
+def test_places_outside_of_the_image_are_unknown() -> None:
+    settings = replace(CHANGED, patch_zyx=(24, 24, 24), places=True)
+    batch = Sampler([placed("a")], settings, CPU).batch(0)
+    assert batch.place is not None
+    outside = batch.place[0, 0].isnan()
+    assert 0.3 < outside.float().mean() < 1
+    assert not batch.valid[0][outside].any()
+
+
+def test_a_case_without_places_has_none_in_a_batch() -> None:
+    batch = Sampler([case("a")], replace(PLAIN, places=True), CPU).batch(0)
+    assert batch.place is not None
+    assert batch.place.isnan().all()
+    assert Sampler([placed("a")], PLAIN, CPU).batch(0).place is None
+    assert batch.to(CPU).place is not None

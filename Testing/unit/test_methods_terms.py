@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from semiseg.data.batch import Batch
 from semiseg.losses import entropy, normalised_entropy, ramp, supervised_loss
-from semiseg.methods import bcp, cross_teaching
+from semiseg.methods import bcp, pair
 from semiseg.methods.base import Method, MethodSettings, build_method
 from semiseg.methods.single import noisy
 from semiseg.networks import NetworkSpec
@@ -230,11 +230,11 @@ def test_teacher_gets_no_gradient(batch: Batch) -> None:
 def test_cross_teaching_losses_have_the_hand_computed_values(batch: Batch) -> None:
     logits = torch.tensor([[0.6, 0.4], [0.3, 0.7]]).log().T[None]
     label = torch.tensor([[0, 1]])
-    assert cross_teaching.pseudo_dice(logits, label).item() == pytest.approx(0.1619634186, abs=1e-6)
+    assert pair.pseudo_dice(logits, label).item() == pytest.approx(0.1619634186, abs=1e-6)
     ones = torch.ones(1, 2)
     two = replace(batch, label=label, valid=ones, known=torch.ones(1, 2, 2, dtype=torch.bool))
-    assert cross_teaching.half_and_half(logits, two).item() == pytest.approx(0.2978568513, abs=1e-6)
-    assert cross_teaching.teaching_weight(0.5) == pytest.approx(0.02865048, abs=1e-8)
+    assert pair.half_and_half(logits, two).item() == pytest.approx(0.2978568513, abs=1e-6)
+    assert pair.teaching_weight(0.5) == pytest.approx(0.02865048, abs=1e-8)
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.9])
@@ -243,10 +243,10 @@ def test_cross_teaching_gives_each_network_its_own_loss(batch: Batch, progress: 
     logits = {name: network(batch.image) for name, network in method.modules.items()}
     found = method.losses(batch, progress)
     for name, other in (("cnn", "transformer"), ("transformer", "cnn")):
-        own = cross_teaching.half_and_half(logits[name], batch)
+        own = pair.half_and_half(logits[name], batch)
         pseudo = logits[other][1:].argmax(1)
-        extra = cross_teaching.pseudo_dice(logits[name][1:], pseudo)
-        expected = own + cross_teaching.teaching_weight(progress) * extra
+        extra = pair.pseudo_dice(logits[name][1:], pseudo)
+        expected = own + pair.teaching_weight(progress) * extra
         assert found[name].item() == pytest.approx(expected.item(), rel=1e-5)
 
 

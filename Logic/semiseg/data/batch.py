@@ -17,7 +17,8 @@ class Batch:
     known there if the voxel belongs to class c; origin (B, *) uint8 as `study.case.Origin`;
     modality (B,) 0 CT, 1 MR; case ids (B,). Unlabelled samples have valid 0 and known False.
     level (B, C - 1, *), where the method asks for it: millimetres to each structure's outline,
-    negative inside, NaN where that is not known.
+    negative inside, NaN where that is not known. place (B, 3, *), where the method asks for it:
+    millimetres x, y, z in one reference case of the study, from its centre, NaN where unknown.
     """
 
     image: Tensor
@@ -30,6 +31,7 @@ class Batch:
     n_labelled: int
     spacing_mm_zyx: tuple[float, float, float]
     level: Tensor | None = None
+    place: Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -38,7 +40,7 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
-        names = ("image", "label", "valid", "known", "origin", "modality")
-        moved: dict[str, Tensor] = {name: getattr(self, name).to(device) for name in names}
-        level = None if self.level is None else self.level.to(device)
-        return replace(self, level=level, **moved)  # type: ignore[arg-type]
+        names = ("image", "label", "valid", "known", "origin", "modality", "level", "place")
+        given = {name: getattr(self, name) for name in names}
+        moved = {name: tensor.to(device) for name, tensor in given.items() if tensor is not None}
+        return replace(self, **moved)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from semiseg.config import Modality
 from semiseg.data.supervision import Supervision, Wanted, supervise
@@ -16,13 +17,18 @@ from semiseg.study.study import Study
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingCase:
-    """One case on its training grid; `supervision` None where nothing of it is known."""
+    """One case on its training grid; `supervision` None where nothing of it is known.
+
+    `places` (3, z, y, x): where each voxel lies in the study's reference case, in millimetres
+    x, y, z from its centre, NaN where that is not known; None where nobody asked.
+    """
 
     id: str
     patient: str
     modality: Modality
     image: TrainingImage
     supervision: Supervision | None
+    places: NDArray[np.float16] | None = None
 
     @property
     def shape_zyx(self) -> tuple[int, int, int]:

@@ -39,6 +39,7 @@ class SamplerSettings:
     spatial: SpatialRange | None = field(default_factory=SpatialRange)
     greys: GreyRange | None = field(default_factory=GreyRange)
     level_sets: bool = False
+    places: bool = False
 
 
 class Sampler:
@@ -107,10 +108,21 @@ class Sampler:
             generator = torch.Generator(self._device).manual_seed(int(rng.integers(2**62)))
             image = change_greys(image, rng, generator, settings.greys)
         seen = torch.zeros_like(inside) if blind else inside
-        return number, {"image": image[None], **self._supervision(number, maps, seen)}
+        known = self._supervision(number, maps, seen)
+        return number, {"image": image[None], **known, **self._place(maps, inside)}
+
+    def _place(self, maps: dict[str, Tensor], inside: Tensor) -> dict[str, Tensor]:
+        """Places (3, *) in the reference case, NaN outside of the image; no label says them."""
+        if not self.settings.places:
+            return {}
+        unknown = torch.full((3, *inside.shape), math.nan, device=self._device)
+        if "place0" not in maps:
+            return {"place": unknown}
+        found = torch.stack([maps[f"place{axis}"] for axis in range(3)]).float()
+        return {"place": torch.where(inside, found, unknown)}
 
     def _supervision(self, number: int, maps: dict[str, Tensor], seen: Tensor) -> dict[str, Tensor]:
-        if not maps:
+        if self._cases[number].supervision is None:
             label = torch.zeros(seen.shape, dtype=torch.int64, device=self._device)
             known = torch.zeros((1, *seen.shape), dtype=torch.bool, device=self._device)
             return {
@@ -135,7 +147,7 @@ class Sampler:
             return {}
         n = self.settings.n_classes - 1
         unknown = torch.full((n, *seen.shape), math.nan, device=self._device)
-        if not maps:
+        if "level0" not in maps:
             return {"level": unknown}
         found = torch.stack([maps[f"level{k}"] for k in range(n)]).float()
         return {"level": torch.where(seen, found, unknown)}
@@ -151,20 +163,28 @@ class Sampler:
 
 def _source(case: TrainingCase, device: torch.device, settings: SamplerSettings) -> Source:
     """The case's voxels on `device`, in few bytes each."""
-    known = case.supervision
+    maps = _known_maps(case, level_sets=settings.level_sets)
+    if settings.places and case.places is not None:
+        maps |= {f"place{axis}": torch.from_numpy(part) for axis, part in enumerate(case.places)}
     image = torch.from_numpy(case.image.array).to(device)
+    return Source(image, case.image.fill, {name: m.to(device) for name, m in maps.items()})
+
+
+def _known_maps(case: TrainingCase, *, level_sets: bool) -> dict[str, Tensor]:
+    """What is known of the case, by name; nothing where nothing is."""
+    known = case.supervision
     if known is None:
-        return Source(image, case.image.fill, {})
+        return {}
     maps = {
         "label": torch.from_numpy(known.label),
         "valid": torch.from_numpy(known.valid).half(),
         "origin": torch.from_numpy(known.origin),
         "pattern": torch.from_numpy(known.pattern),
     }
-    if settings.level_sets:
+    if level_sets:
         levels = level_maps(known, case.image.grid.spacing_mm_zyx)
         maps |= {f"level{k}": torch.from_numpy(level) for k, level in enumerate(levels)}
-    return Source(image, case.image.fill, {name: m.to(device) for name, m in maps.items()})
+    return maps
 
 
 def _pattern_table(case: TrainingCase, n_classes: int, device: torch.device) -> Tensor:

@@ -44,6 +44,7 @@ class Learner:
     def _start(self, device: torch.device) -> None:
         self.device = device
         self.method.modules.to(device).train()
+        self.method.memory.to(device)
         self.optimizers = self.method.optimizers()
         self._rates = {
             name: [float(group["lr"]) for group in optimizer.param_groups]
@@ -127,16 +128,18 @@ class Learner:
 
     def tensors(self) -> dict[str, Tensor]:
         """All that `restore` needs but the step."""
-        mean = {f"mean/{name}": tensor for name, tensor in self.mean.items()}
+        memory = self.method.memory.state_dict()
         return {
             **module_tensors(self.method.modules),
-            **mean,
+            **{f"memory/{name}": tensor for name, tensor in memory.items()},
+            **{f"mean/{name}": tensor for name, tensor in self.mean.items()},
             **optimizer_tensors(self.optimizers),
         }
 
     def restore(self, checkpoint: Checkpoint, step: int) -> None:
         """Go on from what `tensors` gave at `step`."""
         self.method.modules.load_state_dict(checkpoint.part("modules"))
+        self.method.memory.load_state_dict(checkpoint.part("memory"))
         self.mean = {k: v.to(self.device) for k, v in checkpoint.part("mean").items()}
         restore_optimizers(self.optimizers, checkpoint)
         self.step = step

@@ -190,6 +190,7 @@ class Run:
             spacing_mm_zyx=plan.spacing_mm_zyx,
             seed=self.settings.seed,
             level_sets=self.learner.method.uses_level_sets,
+            places=self.learner.method.uses_places,
         )
         return Sampler(self.cases, settings, torch.device(plan.device))
 

@@ -16,6 +16,7 @@ from semiseg.data.cases import TrainingCase, case_supervision, load_training_cas
 from semiseg.data.supervision import Line, Wanted
 from semiseg.errors import SchemaError
 from semiseg.events import Emit, Event, Json
+from semiseg.learning.places import Correspondence
 from semiseg.learning.plan import Plan, make_plan
 from semiseg.learning.run import Budget, Run, RunSettings
 from semiseg.learning.scheme import Fold, Scheme, choose_scheme
@@ -45,6 +46,7 @@ class Session:
         self._method = method_class(config.method)
         self._start = time.monotonic()
         self._images: dict[str, TrainingCase] = {}
+        self._correspondence: Correspondence | None = None
         self.scheme: Scheme = choose_scheme(study, found, config)
         self._record: dict[str, Any] = {"spent_s": 0.0, "plan": None, "folds": {}, "score": None}
         make_folder(folder)
@@ -196,8 +198,20 @@ class Session:
                     use_propagated=self.config.use_propagated,
                     hidden=hidden.get(facts.id, _NOTHING_HIDDEN),
                 )
-                cases.append(self._case(facts.id, wanted))
+                cases.append(self._placed(self._case(facts.id, wanted)))
         return cases
+
+    def _placed(self, case: TrainingCase) -> TrainingCase:
+        """The case with its places in the reference case, where the method asks for them."""
+        if not self._method.uses_places or case.places is not None:
+            return case
+        if self._correspondence is None:
+            self._correspondence = Correspondence(
+                self.study, self.found, self.config.minutes, self._emit
+            )
+        places = self._correspondence.of(case.id, case.image.grid)
+        self._images[case.id] = replace(case, places=places)
+        return self._images[case.id]
 
     def _hidden_cases(self) -> list[TrainingCase]:
         return [self._truth(case_id, lines) for case_id, lines in self.scheme.hidden.items()]

@@ -49,5 +49,6 @@ def _made_up(plan: Plan, device: torch.device) -> Batch:
         modality=torch.zeros(n, dtype=torch.int64),
         case=("made up",) * n,
         n_labelled=plan.n_labelled,
+        place=torch.zeros(n, 3, *plan.patch_zyx),
         spacing_mm_zyx=plan.spacing_mm_zyx,
     ).to(device)

@@ -23,6 +23,7 @@ METHODS: Mapping[str, str] = {
     "cross_teaching": "semiseg.methods.cross_teaching:CrossTeaching",
     "bcp": "semiseg.methods.bcp:BidirectionalCopyPaste",
     "dtc": "semiseg.methods.dtc:DualTaskConsistency",
+    "cct_r": "semiseg.methods.cct_r:RegistrationGuidedTeaching",
 }
 
 
@@ -38,15 +39,19 @@ class Method(ABC):
     """Owns its networks and says what to minimise; the trainer does all the rest.
 
     `uses_unlabelled`: whether batches should hold samples without labels; `uses_level_sets`:
-    whether they should hold signed distances.
+    whether they should hold signed distances; `uses_places`: whether they should say where in
+    the body each voxel lies. `modules` make the model; `memory` is kept in checkpoints with them,
+    but is no part of the model.
     """
 
     uses_unlabelled: bool = False
     uses_level_sets: bool = False
+    uses_places: bool = False
     modules: nn.ModuleDict
 
     def __init__(self, settings: MethodSettings) -> None:
         self.settings = settings
+        self.memory = nn.ModuleDict()
 
     @abstractmethod
     def optimizers(self) -> dict[str, Optimizer]:
