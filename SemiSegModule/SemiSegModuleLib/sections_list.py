@@ -1,26 +1,26 @@
-"""Which sections the panel has, in the order of the work."""
+"""Which sections the panel has, in the order of the work; a new one is named here and nowhere else.
+
+A section is a class with `name`, `title()`, `widget`, `refresh(topics)` and `close()`, made from
+a session and a function that finds files under Resources; `enter()`, `exit()` and `tick()` are
+called where it has them.
+"""
 
 from __future__ import annotations
 
-from importlib import import_module
+from SemiSegModuleLib.sections.annotate import AnnotateSection
+from SemiSegModuleLib.sections.cases import CasesSection
+from SemiSegModuleLib.sections.engine import EngineSection
+from SemiSegModuleLib.sections.export import ExportSection
+from SemiSegModuleLib.sections.structures import StructuresSection
+from SemiSegModuleLib.sections.study import StudySection
+from SemiSegModuleLib.sections.work import WorkSection
 
-_SECTIONS = (
-    ("study", "StudySection"),
-    ("cases", "CasesSection"),
-    ("structures", "StructuresSection"),
-    ("annotate", "AnnotateSection"),
-    ("work", "WorkSection"),
-    ("export", "ExportSection"),
-    ("engine", "EngineSection"),
+SECTIONS: tuple[type, ...] = (
+    StudySection,
+    CasesSection,
+    StructuresSection,
+    AnnotateSection,
+    WorkSection,
+    ExportSection,
+    EngineSection,
 )
-
-
-def section_classes() -> tuple[type, ...]:
-    """The classes of the sections."""
-    found = []
-    for module, name in _SECTIONS:
-        try:
-            found.append(getattr(import_module(f"SemiSegModuleLib.sections.{module}"), name))
-        except (ModuleNotFoundError, AttributeError):
-            continue
-    return tuple(found)

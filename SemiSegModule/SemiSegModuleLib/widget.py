@@ -13,7 +13,7 @@ import slicer
 from SemiSegModuleLib.message_line import MessageLine
 from SemiSegModuleLib.parameter_node import SemiSegModuleLogic
 from SemiSegModuleLib.qt_helpers import set_margins
-from SemiSegModuleLib.sections_list import section_classes
+from SemiSegModuleLib.sections_list import SECTIONS
 from SemiSegModuleLib.session import Session
 
 TICK_MS = 100
@@ -55,7 +55,7 @@ class Panel:
         self.sections: dict[str, Any] = {}
         self.areas: dict[str, Any] = {}
         self._had_study: bool | None = None
-        for section_class in section_classes():
+        for section_class in SECTIONS:
             self._add(layout, section_class(self.session, resource_path))
         layout.addStretch(1)
         self._timer = qt.QTimer()
@@ -96,7 +96,11 @@ class Panel:
         if "study" in topics:
             self._fold()
         for section in self.sections.values():
-            section.refresh(topics)
+            try:
+                section.refresh(topics)
+            except Exception:
+                # A defect of one section must not leave the others showing what was.
+                self.session.say_unexpected()
 
     def _add(self, layout: Any, section: Any) -> None:
         area = ctk.ctkCollapsibleButton()
@@ -115,10 +119,12 @@ class Panel:
         if has_study == self._had_study:
             return
         self._had_study = has_study
+        unfolded = set(_OPEN_AT_START)
+        if not self.session.protocol().structures:
+            unfolded.add("structures")  # nothing can be drawn before there is one
         for name in _NEED_STUDY:
-            if name in self.areas:
-                self.areas[name].enabled = has_study
-                self.areas[name].collapsed = not (has_study and name in _OPEN_AT_START)
+            self.areas[name].enabled = has_study
+            self.areas[name].collapsed = not (has_study and name in unfolded)
 
     def _call_each(self, name: str) -> None:
         for section in self.sections.values():

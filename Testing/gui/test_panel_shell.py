@@ -71,7 +71,7 @@ def test_at_first_only_study_and_engine_can_be_used(shell: Any) -> None:
 def test_with_a_study_the_sections_of_the_work_open(shell: Any, tmp_path: Path) -> None:
     shell.session.create_study(tmp_path / "study", "study")
     unfolded = [name for name, area in shell.areas.items() if not area.collapsed]
-    assert unfolded == ["study", "cases", "annotate", "work"]
+    assert unfolded == ["study", "cases", "structures", "annotate", "work"]
     shell.areas["annotate"].collapsed = True
     shell.session.set_modality("nobody", "CT")
     shell.session.changed("study")
@@ -79,6 +79,24 @@ def test_with_a_study_the_sections_of_the_work_open(shell: Any, tmp_path: Path) 
     assert shell.areas["annotate"].collapsed, "what the user folded stays folded"
     shell.session.close_study()
     assert shell.areas["work"].collapsed
+
+
+def test_structures_are_folded_where_there_are_some(shell: Any, phantom_study: Any) -> None:
+    shell.session.open_study(phantom_study(annotated=0).folder)
+    assert shell.areas["structures"].collapsed
+
+
+def test_a_defect_of_one_section_does_not_keep_the_others_from_showing_what_is(
+    shell: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    def broken(_topics: set[str]) -> None:
+        raise ValueError("a defect")
+
+    monkeypatch.setattr(shell.sections["study"], "refresh", broken)
+    shell.session.create_study(tmp_path / "study", "study")
+    assert "ValueError: a defect" in shell.session.details
+    assert not shell.sections["work"].learnButton.enabled
+    assert shell.sections["work"].learnButton.toolTip == "Add scans to the study first"
 
 
 def test_it_fits_into_a_panel_of_420_pixels(shell: Any, tmp_path: Path, spin: Any) -> None:
