@@ -109,6 +109,34 @@ def test_a_copied_segment_becomes_a_structure_of_its_own(world, case, oblique):
     assert layers.overlaps == ((3, 8, 3 * 6 * 8),)
 
 
+def test_a_segment_that_comes_with_voxels_is_the_empty_structure_of_its_name(world, case, oblique):
+    drawn = case[1]
+    segments.set_map(drawn, oblique, world.map(oblique, _SPLEEN))
+    world.foreign(drawn, "Liver", oblique, (4, 11, 3, 8, 2, 3))
+    found = structures.protocol_from(drawn, world.protocol)
+    assert found.ids == (3, 7)
+    structures.sync_segments(drawn, found)
+    expected = world.map(oblique, _SPLEEN, (3, np.s_[2:4, 3:9, 4:12]))
+    assert np.array_equal(world.read(drawn, oblique, found), expected)
+    assert drawn.GetSegmentation().GetNumberOfSegments() == 2
+
+
+def test_a_segment_that_comes_with_voxels_replaces_nothing_that_is_drawn(world, case, oblique):
+    drawn = case[1]
+    segments.set_map(drawn, oblique, world.map(oblique, _LIVER))
+    world.foreign(drawn, "Liver", oblique, (14, 15, 3, 8, 2, 3))
+    drawn.GetSegmentation().AddEmptySegment("", "Spleen", [1.0, 0.0, 0.5])
+    found = structures.protocol_from(drawn, world.protocol)
+    assert [structure.name for structure in found.structures] == [
+        "liver",
+        "spleen",
+        "Liver 2",
+        "Spleen 2",
+    ]
+    expected = world.map(oblique, _LIVER, (8, np.s_[2:4, 3:9, 14:16]))
+    assert np.array_equal(world.read(drawn, oblique, found), expected)
+
+
 def test_a_removed_segment_leaves_the_protocol_as_it_is(world, case):
     case[1].GetSegmentation().RemoveSegment("SemiSeg_3")
     assert structures.protocol_from(case[1], world.protocol) == world.protocol

@@ -11,6 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import vtk
+import vtk.util.numpy_support
 
 import slicer
 from semiseg.study.protocol import LARGEST_ID, Protocol, Structure
@@ -101,8 +102,10 @@ def protocol_from(node, protocol: Protocol, retired: Collection[int] = ()) -> Pr
 
     A new segment gets the next id as its tag, also after those that are `retired`: their voxels
     are still in label files. Structures without a segment stay: whether they may go is the user's
-    to say. A name that is taken gets a number, in the node too.
+    to say. A name that is taken gets a number, in the node too; but a segment that comes with
+    voxels, as copied from another segmentation, takes the place of an empty one of its name.
     """
+    _let_namesakes_in(node, protocol)
     for info in structures_in(node):
         known = info.structure_id in protocol.ids
         structure_id = info.structure_id if known else _next_id(node, protocol, retired)
@@ -116,6 +119,34 @@ def protocol_from(node, protocol: Protocol, retired: Collection[int] = ()) -> Pr
             segment.SetTag(STRUCTURE_TAG, str(structure_id))
         protocol = _with(protocol, replace(info, name=name).structure(structure_id))
     return protocol
+
+
+def _let_namesakes_in(node, protocol: Protocol) -> None:
+    """Tag new segments that hold voxels as the structures of their names that hold none."""
+    segmentation = node.GetSegmentation()
+    infos = structures_in(node)
+    holders = {info.structure_id: info.segment_id for info in infos}
+    ids = {structure.name.casefold(): structure.id for structure in protocol.structures}
+    for info in infos:
+        structure_id = ids.get(info.name.casefold())
+        if info.structure_id in protocol.ids or structure_id is None:
+            continue
+        segment, holder = segmentation.GetSegment(info.segment_id), holders.get(structure_id)
+        if _is_empty(segment) or (holder and not _is_empty(segmentation.GetSegment(holder))):
+            continue
+        if holder:
+            segmentation.RemoveSegment(holder)
+        segment.SetTag(STRUCTURE_TAG, str(structure_id))
+        holders[structure_id] = info.segment_id
+
+
+def _is_empty(segment) -> bool:
+    image = segment.GetRepresentation(LABELMAP)
+    scalars = None if image is None else image.GetPointData().GetScalars()
+    if scalars is None or scalars.GetNumberOfTuples() == 0:
+        return True
+    values = vtk.util.numpy_support.vtk_to_numpy(scalars)
+    return not (values == segment.GetLabelValue()).any()
 
 
 def _suffix(node) -> str:
