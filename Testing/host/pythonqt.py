@@ -22,39 +22,40 @@ from host import api, plain
 Slot = Callable[..., Any]
 _plain_get = QtCore.QObject.__getattribute__
 _plain_set = shiboken6.Object.__setattr__
-_connections: dict[int, list[tuple[str, Slot, Slot]]] = {}
 
 
 def connect(self: QtCore.QObject, signature: str, slot: Slot, *more: Any) -> bool:
     """`object.connect("clicked(bool)", slot)`: the slot gets as many values as the signature says.
 
-    `more`: the form `object.connect("signal()", receiver, "slot()")`.
+    `more`: the form `object.connect("signal()", receiver, "slot()")`. ValueError where the signal
+    does not exist with these types: PythonQt only writes a line that nobody reads.
     """
     if more:
         slot = getattr(slot, more[0].split("(")[0])
     name, types_inside = _split(signature)
-    signal = getattr(self, name)
     count = len(types_inside)
 
     def relay(*values: Any) -> None:
         slot(*values[:count])
 
-    try:
-        signal.connect(relay)
-    except TypeError as error:
-        raise ValueError(f"signal {signature} does not exist on {type(self).__name__}") from error
-    _connections.setdefault(id(self), []).append((name, slot, relay))
+    if _made_here(type(self), name):
+        getattr(self, name).connect(relay)
+    elif self.metaObject().indexOfSignal(signature.replace(" ", "")) >= 0:
+        QtCore.QObject.connect(self, QtCore.SIGNAL(signature), relay)  # type: ignore[call-overload]
+    else:
+        raise ValueError(f"{class_name(self)} has no signal {signature}")
+    if not hasattr(self, "_connected"):
+        self._connected = []
+    self._connected.append((signature, slot, relay))
     return True
 
 
 def disconnect(self: QtCore.QObject, signature: str, slot: Slot) -> bool:
     """Undoes `connect` with the same signature and slot; False where there was none."""
-    name, _ = _split(signature)
-    known = _connections.get(id(self), [])
-    for entry in known:
-        if entry[0] == name and entry[1] == slot:
-            getattr(self, name).disconnect(entry[2])
-            known.remove(entry)
+    for entry in getattr(self, "_connected", ()):
+        if entry[0] == signature and entry[1] == slot:
+            getattr(self, _split(signature)[0]).disconnect(entry[2])
+            self._connected.remove(entry)
             return True
     return False
 
