@@ -28,6 +28,16 @@ def test_overlapping_segments_stay_apart_and_are_counted(world, oblique):
     assert counts == [32, 64]
 
 
+def test_layers_that_do_not_overlap_are_read_as_one_map(world, case, oblique):
+    array = world.map(oblique, _LIVER, _SPLEEN)
+    segments.set_map(case[1], oblique, array)
+    case[1].GetSegmentation().SeparateSegmentLabelmap("SemiSeg_7")
+    assert case[1].GetSegmentation().GetNumberOfLayers() == 2
+    layers = segments.read_layers(case[1], oblique, world.protocol)
+    assert len(layers.arrays) == 1
+    assert np.array_equal(layers.flat(oblique), array)
+
+
 def test_overlapping_layers_come_back_as_they_were(world, case, oblique):
     one, two = world.map(oblique, _LIVER), world.map(oblique, (7, np.s_[4:6, 5:9, 4:8]))
     segments.set_layers(case[1], oblique, (one, two), (0, 0, 0))

@@ -60,7 +60,7 @@ _SURFACE = "Closed surface"
 
 @dataclass(frozen=True, kw_only=True)
 class Layers:
-    """What is drawn, cropped to its box: one array of structure ids per overlap layer.
+    """What is drawn, cropped to its box: one array of structure ids where nothing overlaps.
 
     `overlaps` are pairs of structures with the number of voxels that both have; `strangers` are
     the names of segments that hold voxels but are no structure of the protocol.
@@ -115,7 +115,7 @@ def read_layers(node, grid: Grid, protocol: Protocol) -> Layers:
     frame: Box = NOTHING
     for _array, box in found:
         frame = around(frame, box)
-    arrays = tuple(_on(array, box, frame) for array, box in found)
+    arrays = _joined([_on(array, box, frame) for array, box in found])
     return Layers(
         arrays=arrays or (np.zeros((0, 0, 0), np.uint16),),
         offset_zyx=tuple(low for low, _high in frame),
@@ -283,6 +283,20 @@ def _without_outside(layer: Layer, found: Ids, drawn: Box, inside: Box) -> Ids:
             ).format(count=lost, name=layer.node.GetName())
         )
     return kept
+
+
+def _joined(arrays: list[Ids]) -> tuple[Ids, ...]:
+    """As few arrays as may be: Slicer also keeps segments apart that nowhere overlap."""
+    kept: list[Ids] = []
+    for array in arrays:
+        drawn = array != 0
+        for target in kept:
+            if not target[drawn].any():
+                target[drawn] = array[drawn]
+                break
+        else:
+            kept.append(array)
+    return tuple(kept)
 
 
 def _on(array: Ids, box: Box, frame: Box) -> Ids:
