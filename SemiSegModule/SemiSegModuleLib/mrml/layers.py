@@ -105,10 +105,7 @@ def layers_of(node, grid: Grid) -> tuple[Layer, ...]:
     SceneError when it is made of surfaces, when it or its volume was moved away from the other,
     or when its voxels do not coincide with the grid's.
     """
-    volume = node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole())
-    if volume is not None and volume.GetImageData() is not None:
-        require_same_transform(volume, node)
-        _require_in_place(node, volume, grid)
+    _require_in_place(node, grid)
     segmentation = node.GetSegmentation()
     if segmentation.GetNumberOfSegments() and (
         segmentation.GetSourceRepresentationName() != LABELMAP
@@ -274,8 +271,12 @@ def _with_margin(old: Box, new: Box, frame: Box) -> Box:
     return tuple(found)
 
 
-def _require_in_place(node, volume, grid: Grid) -> None:
+def _require_in_place(node, grid: Grid) -> None:
     """What is drawn on a volume that was moved would miss the scan that the study has."""
+    volume = node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole())
+    if volume is None or volume.GetImageData() is None:
+        return
+    require_same_transform(volume, node)
     if not lies_on(volume, grid):
         raise SceneError(
             _(
