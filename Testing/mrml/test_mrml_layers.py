@@ -7,6 +7,7 @@ import pytest
 import vtk
 import vtk.util.numpy_support
 
+import slicer
 from semiseg.study.protocol import Protocol, Structure
 from SemiSegModuleLib.mrml import segments
 from SemiSegModuleLib.mrml.geometry import SceneError, affine_ras, to_vtk
@@ -58,6 +59,17 @@ def test_a_region_written_over_an_overlap_leaves_the_rest_of_it(world, case, obl
     segments.set_layers(case[1], oblique, (one, two), (0, 0, 0))
     segments.write_region(case[1], oblique, np.zeros((1, 1, 1), np.uint16), (4, 5, 4))
     assert segments.read_layers(case[1], oblique, world.protocol).overlaps == ((3, 7, 15),)
+
+
+def test_writing_in_place_reaches_no_copy_of_the_node(world, case, oblique):
+    before = world.map(oblique, _LIVER, _SPLEEN)
+    segments.set_map(case[1], oblique, before)
+    copies = [world.scene.CopyNode(case[1]), slicer.vtkMRMLSegmentationNode()]
+    world.scene.AddNode(copies[1])
+    copies[1].CopyContent(case[1])
+    segments.write_region(case[1], oblique, np.full((2, 2, 2), 7, np.uint16), (3, 4, 5))
+    for copy in copies:
+        assert np.array_equal(world.read(copy, oblique), before)
 
 
 def test_a_segment_outside_the_volume_is_refused_not_lost(world, oblique):
