@@ -136,7 +136,7 @@ class CasePart(ProtocolPart):
             return
         self.save_drafts_quietly()
         opened = self.open_cases.get(self.current)
-        if opened is not None and opened.unapplied_since is not None and not self.busy():
+        if opened is not None and opened.unapplied_since is not None:
             self.queue_apply(self.current)
 
     def _no_current(self) -> None:

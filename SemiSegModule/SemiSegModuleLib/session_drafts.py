@@ -141,7 +141,7 @@ class DraftPart(SessionCore):
 
     def _apply_due(self, opened: OpenCase, now: float) -> bool:
         since = opened.unapplied_since
-        return since is not None and not self.busy() and now - since >= _APPLY_AFTER_S
+        return since is not None and now - since >= _APPLY_AFTER_S
 
     def _save_due(self, case_id: str, opened: OpenCase, now: float) -> None:
         try:

@@ -9,7 +9,7 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
-from semiseg.errors import SemiSegError
+from semiseg.errors import SemiSegError, StudyError
 from semiseg.study.study import Study
 from SemiSegModuleLib.additions import Additions
 from SemiSegModuleLib.mrml.binding import Callbacks, SceneBinding
@@ -28,6 +28,7 @@ class StudyPart(ViewPart):
     @told
     def create_study(self, folder: Path, name: str) -> bool:
         """Make a study in `folder` and open it; the one that is open is closed."""
+        self._require_saved()
         made = Study.create(Path(folder), name=name)
         self._close_now()
         self._take(made)
@@ -60,12 +61,31 @@ class StudyPart(ViewPart):
     def _close_now(self) -> None:
         if self.study is None:
             return
+        self._require_saved()
         self._cancel_pending_work()
-        self.save_drafts_quietly()
         for case_id in list(self.open_cases):
             self.remove_nodes(case_id)
         self._release()
         self.parameters.study_folder = self.parameters.current_case = ""
+
+    def _require_saved(self) -> None:
+        """What could not be saved stays in the scene under a name, if the user closes at all."""
+        self.save_drafts_quietly()
+        unsaved = [
+            case_id
+            for case_id, opened in self.open_cases.items()
+            if opened.dirty_since is not None and self.nodes(case_id).drawn is not None
+        ]
+        if not unsaved:
+            return
+        text = _("What you drew in {cases} could not be saved: {why}")
+        said = text.format(cases=", ".join(unsaved), why=self.message)
+        if not self.confirm(said + " " + _("Close the study all the same?")):
+            raise StudyError(said + " " + _("The study stays open."))
+        for case_id in unsaved:
+            node = self.nodes(case_id).drawn
+            node.SetName(_("{name} (not saved)").format(name=node.GetName()))
+            self.binding_of_study.unbind(node)
 
     def _release(self) -> None:
         """Forget the study; its nodes are not touched."""

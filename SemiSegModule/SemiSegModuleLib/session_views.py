@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from slicer.i18n import tr as _
 
-from semiseg.errors import SemiSegError
+from semiseg.errors import LabelError, SemiSegError
 from semiseg.events import Event, Json
 from semiseg.images.grid import PLANES, Grid, plane_axis
 from semiseg.study.case import Case
+from semiseg.study.drafts import Draft
 from semiseg.study.picture import find_image
 from SemiSegModuleLib.kept_map import KeptMap
 from SemiSegModuleLib.mrml import segments, volumes
@@ -122,8 +123,7 @@ class ViewPart(DraftPart):
             known = self.protocol().ids
             layers = [np.where(np.isin(a, known), a, 0).astype(np.uint16) for a in draft.layers]
             segments.set_layers(node, case.grid, layers, draft.offset_zyx)
-            opened.marks = list(draft.marks)
-            opened.unapplied_since = self.now()
+            self._remember_draft(opened, draft)
         opened.base = KeptMap.of(human)
         self.binding_of_study.bind(case.id, "drawn", node)
         self.open_cases[case.id] = opened
@@ -155,17 +155,30 @@ class ViewPart(DraftPart):
         draft = study.draft(case.id)
         opened = OpenCase(grid=case.grid, base=KeptMap.of(study.human_map(case.id).array))
         if draft is not None:
-            opened.marks, opened.unapplied_since = list(draft.marks), self.now()
-        opened.segments_changed = True  # the scene may bring segments that are no structure yet
+            self._remember_draft(opened, draft)
         self.open_cases[case.id] = opened
+        nodes = self.nodes(case.id)
+        with self.writing_nodes():  # the scene may be older than the protocol
+            for node in (nodes.drawn, nodes.suggestion):
+                if node is not None:
+                    segments.sync_segments(node, self.protocol())
         self.changed("drawn", "case")
         self.request_view(case.id)
+
+    def _remember_draft(self, opened: OpenCase, draft: Draft) -> None:
+        """A draft of the last time waits to be applied, as if it had been saved just now."""
+        opened.marks, opened.unapplied_since = list(draft.marks), self.now()
+        opened.marks_sent[draft.number] = len(draft.marks)
+        try:
+            opened.sent[draft.number] = KeptMap.of(draft.full())
+        except LabelError:  # structures overlap
+            opened.sent[draft.number] = None
 
     def _equals_study(self, case: Case, node: Any) -> bool:
         study = self.require_study()
         try:
             found = segments.read_layers(node, case.grid, self.protocol())
-            drawn = flat(found, case.grid)
+            drawn = None if found.strangers else flat(found, case.grid)
             draft = study.draft(case.id)
             kept = study.human_map(case.id).array if draft is None else draft.full()
         except SemiSegError:

@@ -197,6 +197,10 @@ def test_a_draft_that_a_crash_left_is_shown_and_its_marks_too(
     again.select("c0")
     assert int((drawn(again) == 1).sum()) == 16
     assert again.ledger_states()[4] is SliceState.DONE
+    again.apply_drafts()
+    assert until(again)
+    assert again.open_cases["c0"].marks == []
+    assert again.ledger_states()[4] is SliceState.DONE
 
 
 def test_a_slice_is_done_at_once_and_on_the_disk_soon(

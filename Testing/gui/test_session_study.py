@@ -197,6 +197,48 @@ def test_a_segmentation_of_the_scene_that_differs_is_kept_beside_the_studys(
     assert (drawn(session)[9] == 1).any()
 
 
+def test_a_scene_older_than_the_protocol_takes_the_studys_structures(
+    session: Any, until: Until, tmp_path: Path
+) -> None:
+    from semiseg.study.protocol import common_structure
+
+    path = save_scene(session.scene, tmp_path / "saved")
+    session.set_protocol(session.protocol().rename(1, "hepar").add(common_structure("aorta", 3)))
+    assert until(session)
+    session.confirm = pytest.fail
+    load_scene(session.scene, path)
+    assert until(session)
+    assert [s.name for s in session.study.protocol.structures] == ["hepar", "spleen", "aorta"]
+    segmentation = session.nodes("c0").drawn.GetSegmentation()
+    names = [segmentation.GetNthSegment(n).GetName() for n in range(3)]
+    assert names == ["hepar", "spleen", "aorta"]
+    assert not session.message_is_error, session.message
+
+
+def test_what_cannot_be_saved_keeps_the_study_open(
+    session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from semiseg.errors import StorageError
+
+    def full(*_args: Any, **_named: Any) -> int:
+        raise StorageError("the disk is full")
+
+    draw(session)
+    monkeypatch.setattr(Study, "save_draft", full)
+    asked: list[str] = []
+    session.confirm = lambda question: bool(asked.append(question))
+    session.close_study()
+    assert "the disk is full" in asked[0]
+    assert session.study is not None
+    assert session.message_is_error
+    node = session.nodes("c0").drawn
+    session.confirm = lambda _question: True
+    session.close_study()
+    assert session.study is None
+    assert session.scene.IsNodePresent(node)
+    assert node.GetName().endswith("(not saved)")
+
+
 def test_a_scene_whose_study_is_gone_says_so_and_where_it_was(
     session: Any, until: Until, tmp_path: Path
 ) -> None:
