@@ -13,10 +13,10 @@ from pydicom.dataset import Dataset
 
 from semiseg.config import DicomFormat, Identity, check_choice
 from semiseg.dicom.deidentify import deidentified
-from semiseg.dicom.elements import DAMAGED
+from semiseg.dicom.elements import DAMAGED, text
 from semiseg.dicom.label_files import read_dicom_label
 from semiseg.dicom.makers import SegmentSpec, Term, maker_of, stable_uid
-from semiseg.dicom.originals import originals
+from semiseg.dicom.originals import originals, whole_files
 from semiseg.dicom.references import Reference
 from semiseg.dicom.rtstruct_writing import make_rtstruct
 from semiseg.dicom.seg_writing import make_seg
@@ -27,8 +27,9 @@ from semiseg.errors import (
     SemiSegError,
     StorageError,
 )
+from semiseg.events import Emit, Progress, ignore
 from semiseg.images.labels import place_on
-from semiseg.images.writing import replacing
+from semiseg.images.writing import replacing, storage_error
 from semiseg.study.case import PROTECTED, Case, Origin
 from semiseg.study.protocol import Structure
 from semiseg.study.scanner import reference_of
@@ -128,6 +129,41 @@ def write(path: Path, work: DicomWork, drawn: Drawn) -> None:
     with replacing(path) as temporary:
         dataset.save_as(temporary, enforce_file_format=True)
         _verify(temporary, path.name, work, drawn, specs)
+
+
+def write_deidentified(
+    study: Study, case: Case, folder: Path, series: Path | None = None, emit: Emit = ignore
+) -> list[Path]:
+    """Writes the series of `case` into `folder` without the patient's identity; the paths.
+
+    Its unique ids are those that SEG and RTSTRUCT exported without identity refer to. Looks for
+    the series in `series` if it was moved. ImageError as `prepare`, and when the pictures
+    themselves may show names; StorageError when a file is in the way or the disk refuses.
+    """
+    reference = reference_of(study, case.id)
+    if reference is None:
+        raise ImageError(f"{case.id} did not come from DICOM; there is no series to write")
+    paths = [folder / f"{case.id}_{n:05d}.dcm" for n in range(1, len(reference.files) + 1)]
+    taken = [path.name for path in paths if path.exists()]
+    if taken:
+        raise StorageError(f"{taken[0]} is in {folder} already; choose another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(folder, error) from error
+    progress = Progress(emit, "deidentify", len(paths))
+    files = whole_files(reference, series)
+    for number, (path, dataset) in enumerate(zip(paths, files, strict=True), 1):
+        if text(dataset, "BurnedInAnnotation").upper() == "YES":
+            raise ImageError(
+                f"the pictures of {case.id} have writing burnt in, which may be a name; they "
+                "cannot be de-identified here"
+            )
+        clean = deidentified(dataset, patient=case.patient, secret=study.id, ours=False)
+        with replacing(path) as temporary:
+            clean.save_as(temporary, enforce_file_format=True)
+        progress.update(number, f"{number} of {len(paths)} files written")
+    return paths
 
 
 def _specs(work: DicomWork, drawn: Drawn) -> list[SegmentSpec]:

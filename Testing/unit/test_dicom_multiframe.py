@@ -12,6 +12,12 @@ from pydicom.dataset import Dataset
 
 from semiseg.dicom.loading import load
 from semiseg.dicom.scan import scan
+from semiseg.export import export_study
+from semiseg.images.labels import place_on
+from semiseg.importing import add_series, read_label_for
+from semiseg.pacs import DicomOptions
+from semiseg.study.protocol import Protocol, common_structure
+from semiseg.study.study import Study
 
 SeriesMaker = Callable[..., list[Path]]
 
@@ -100,3 +106,42 @@ def test_missing_shared_groups_are_told(
     delattr(dataset.SharedFunctionalGroupsSequence[0], keyword)
     dataset.save_as(tmp_path / "multi" / "all.dcm")
     assert scan(tmp_path / "multi").volumes == ()
+
+
+@pytest.mark.parametrize("format_", ["dicom-seg", "rtstruct"])
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_objects_refer_to_the_frames_of_a_multi_frame_file(
+    tmp_path: Path, dicom_series: SeriesMaker, format_: str, times: int, reverse: bool
+) -> None:
+    paths = dicom_series(tmp_path / "single", modality="MR")
+    (tmp_path / "multi").mkdir()
+    _enhanced(paths[::-1] if reverse else paths, tmp_path / "multi" / "all.dcm", times)
+    study = Study.create(
+        tmp_path / "study", name="s", protocol=Protocol((common_structure("liver", 1),))
+    )
+    case = add_series(study, tmp_path / "multi", scan(tmp_path / "multi").volumes[-1])
+    array = np.zeros(case.grid.shape_zyx, np.uint16)
+    array[1, 2:6, 3:7] = array[3, 5:8, 1:4] = 1
+    study.annotate(case.id, array, plane="axial", indices=range(5))
+    written = export_study(
+        study, tmp_path / "out", "label", format_, dicom=DicomOptions(identity="keep")
+    )
+    path = next(p for p in written if p.suffix == ".dcm")
+    back = place_on(read_label_for(study, case.id, path), case.grid)
+    assert np.array_equal(back.array > 0, array > 0)
+    found = dcmread(path)
+    whole = dcmread(tmp_path / "multi" / "all.dcm")
+    if format_ == "rtstruct":
+        (one, _) = found.ROIContourSequence[0].ContourSequence
+        number = int(one.ContourImageSequence[0].ReferencedFrameNumber)
+        place = whole.PerFrameFunctionalGroupsSequence[number - 1].PlanePositionSequence[0]
+        z = float(place.ImagePositionPatient[2])
+        assert z == pytest.approx(float(one.ContourData[2]), abs=1e-3)
+    elif times == 1:
+        for frame in found.PerFrameFunctionalGroupsSequence:
+            source = frame.DerivationImageSequence[0].SourceImageSequence[0]
+            number = int(source.ReferencedFrameNumber)
+            theirs = whole.PerFrameFunctionalGroupsSequence[number - 1].PlanePositionSequence[0]
+            mine = frame.PlanePositionSequence[0]
+            assert mine.ImagePositionPatient == theirs.ImagePositionPatient

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from semiseg.cli.options import shell_path
+from semiseg.cli.options import CaseIds, StudyFolder, chosen_cases, shell_path
 from semiseg.cli.screen import Screen, screen_of
 
 if TYPE_CHECKING:
@@ -26,15 +26,10 @@ SeriesNumbers = Annotated[
 ]
 
 app = typer.Typer(
-    help="Look into folders and ZIP files of DICOM files.",
+    help="Look into DICOM folders and ZIP files; write series without names.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-
-
-@app.callback()
-def _group() -> None:
-    """Keeps `scan` a command of its own while it is the only one."""
 
 
 @app.command("scan")
@@ -63,6 +58,41 @@ def scan_(
     ready = [volume for volume in found.volumes if volume.ready]
     if ready:
         screen.next(f"semiseg study add STUDY {shell_path(folder)} --series {ready[0].number}")
+
+
+@app.command()
+def deidentify(
+    context: typer.Context,
+    folder: StudyFolder,
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the files.")],
+    cases: CaseIds = None,
+    dicom: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where the DICOM series is now, if it was moved."),
+    ] = None,
+) -> None:
+    """Write the DICOM series of cases without what identifies the patient, for research.
+
+    By the Basic Profile of DICOM PS3.15; unique ids become the ones that SEG and RTSTRUCT files
+    refer to which `semiseg export --identity remove` writes. What is written in the pictures
+    themselves is not looked at. The result's data: files.
+
+    \b
+    Example:
+      semiseg dicom deidentify abdomen for-research ct7
+    """
+    from semiseg.pacs import write_deidentified
+    from semiseg.study.study import Study
+
+    screen = screen_of(context)
+    study = Study.open(folder)
+    written: list[Path] = []
+    for case_id in chosen_cases(study, cases) or tuple(study.cases):
+        written += write_deidentified(study, study.case(case_id), target, dicom, screen.emit)
+    screen.data(files=[str(path) for path in written])
+    screen.say(
+        f"wrote {len(written)} files to {target}; look at some of them before you share them"
+    )
 
 
 def _show(found: Scan, screen: Screen) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import hmac
+import io
 from collections.abc import Callable
 
 from dicomanonymizer.simpledicomanonymizer import (
@@ -13,8 +13,9 @@ from dicomanonymizer.simpledicomanonymizer import (
     keep,
     replace_UID,
 )
+from pydicom import dcmread
 from pydicom.datadict import tag_for_keyword
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.multival import MultiValue
 
 from semiseg.dicom.elements import quiet
@@ -46,17 +47,24 @@ def deidentified(dataset: Dataset, *, patient: str, secret: str, ours: bool = Tr
     of one study still refer to each other, from one export to the next. `ours`: SemiSeg made
     the object, so its labels and descriptions are kept.
     """
-    found = copy.deepcopy(dataset)
     with quiet():
+        found = _copy(dataset)
         found.remove_private_tags()
         _clean(found, _rules(secret, _OURS if ours else _IMAGE_KEEPS))
     found.PatientName = found.PatientID = patient
     found.PatientIdentityRemoved = "YES"
     found.DeidentificationMethod = "DICOM PS3.15 Basic Profile"
     found.DeidentificationMethodCodeSequence = [_method()]
-    if hasattr(found, "file_meta"):
-        found.file_meta.MediaStorageSOPInstanceUID = found.SOPInstanceUID
+    found.file_meta.MediaStorageSOPInstanceUID = found.SOPInstanceUID
     return found
+
+
+def _copy(dataset: Dataset) -> FileDataset:
+    """Through a file: parts that occur twice are then two, and each is cleaned once."""
+    stream = io.BytesIO()
+    dataset.save_as(stream, enforce_file_format=True)
+    stream.seek(0)
+    return dcmread(stream)
 
 
 def replaced_uid(uid: str, secret: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydicom import dcmread
@@ -10,7 +12,7 @@ from pydicom.dataset import Dataset
 from semiseg.dicom.elements import DAMAGED, number, text
 from semiseg.dicom.makers import stable_uid
 from semiseg.dicom.references import Reference
-from semiseg.dicom.sources import Source, open_source
+from semiseg.dicom.sources import FolderSource, Source, ZipSource, open_source
 from semiseg.errors import ImageError
 
 
@@ -21,19 +23,36 @@ def originals(reference: Reference, folder: Path | None = None) -> list[Dataset]
     one is missing or another, or when the series has no unique ids to refer to.
     """
     _require_ids(reference)
-    root = folder or Path(reference.source)
-    try:
-        source = open_source(root)
-    except ImageError as error:
-        raise ImageError(f"{_LOST} ({error})") from error
-    with source:
-        found = [_header(source, file.name) for file in reference.files]
-        if any(_uid(h) != f.sop_instance_uid for h, f in zip(found, reference.files, strict=True)):
-            found = _by_uid(source, reference)
-    headers = [header for header in found if header is not None]
+    with _opened(reference, folder) as source:
+        headers = [header for _, header in _found(source, reference)]
     for header in headers:
         _complete(header, reference)
     return headers
+
+
+def whole_files(reference: Reference, folder: Path | None = None) -> Iterator[Dataset]:
+    """The series' files one after the other, with their pixels; found as `originals` are."""
+    _require_ids(reference)
+    with _opened(reference, folder) as source:
+        for name, _ in _found(source, reference):
+            yield dcmread(io.BytesIO(source.read(name)))
+
+
+def _opened(reference: Reference, folder: Path | None) -> FolderSource | ZipSource:
+    try:
+        return open_source(folder or Path(reference.source))
+    except ImageError as error:
+        raise ImageError(f"{_LOST} ({error})") from error
+
+
+def _found(source: Source, reference: Reference) -> list[tuple[str, Dataset]]:
+    """Name and header of each file of the series, in the order of the reference."""
+    there = [(file.name, _header(source, file.name)) for file in reference.files]
+    known = [(name, header) for name, header in there if header is not None]
+    uids = [_uid(header) for _, header in known]
+    if uids == [file.sop_instance_uid for file in reference.files]:
+        return known
+    return _by_uid(source, reference)
 
 
 _LONGEST_STUDY_ID = 16
@@ -105,24 +124,22 @@ def _header(source: Source, name: str) -> Dataset | None:
         return None
 
 
-def _uid(header: Dataset | None) -> str:
-    if header is None:
-        return ""
+def _uid(header: Dataset) -> str:
     meta = getattr(header, "file_meta", Dataset())
     return text(header, "SOPInstanceUID") or text(meta, "MediaStorageSOPInstanceUID")
 
 
-def _by_uid(source: Source, reference: Reference) -> list[Dataset | None]:
+def _by_uid(source: Source, reference: Reference) -> list[tuple[str, Dataset]]:
     """Looks through all files, which may have been renamed or moved."""
     wanted = {file.sop_instance_uid for file in reference.files}
-    there: dict[str, Dataset] = {}
+    there: dict[str, tuple[str, Dataset]] = {}
     for name in source.names():
         if len(there) == len(wanted):
             break
         header = _header(source, name)
-        uid = _uid(header)
+        uid = "" if header is None else _uid(header)
         if header is not None and uid in wanted:
-            there[uid] = header
+            there[uid] = (name, header)
     lacking = len(wanted - set(there))
     if lacking:
         raise ImageError(f"{_LOST} ({lacking} of {len(wanted)} files were not found)")
