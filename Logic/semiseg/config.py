@@ -12,10 +12,26 @@ Modality = Literal["CT", "MR"]
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 Device = Literal["auto", "cpu", "cuda"]
 Validation = Literal["auto", "split", "leave_one_out", "slices", "none"]
+Dims = Literal["auto", "2", "3"]
 FillChoice = Literal["auto", "guided", "interpolated", "nearest"]
 ExportWhat = Literal["combined", "prediction", "label"]
-ExportFormat = Literal["both", "seg.nrrd", "nii.gz", "structures", "csv", "dicom-seg", "rtstruct"]
+MeshFormat = Literal["stl", "obj", "ply", "glb"]
+MeshSpace = Literal["LPS", "RAS"]
 DicomFormat = Literal["dicom-seg", "rtstruct"]
+ExportFormat = Literal[
+    "both",
+    "seg.nrrd",
+    "nii.gz",
+    "structures",
+    "csv",
+    "xlsx",
+    "dicom-seg",
+    "rtstruct",
+    "stl",
+    "obj",
+    "ply",
+    "glb",
+]
 Identity = Literal["ask", "keep", "remove"]
 T = TypeVar("T")
 
@@ -88,7 +104,8 @@ class PropagationConfig:
 class TrainConfig:
     """One round of learning; it ends after `minutes` or `steps`, whichever comes first.
 
-    `steps` alone makes a run that repeats to the bit on one machine.
+    `steps` alone makes a run that repeats to the bit on one machine. `dims` "2": networks see
+    single axial slices; then `patch` is (1, y, x).
     """
 
     method: str = "supervised"
@@ -98,6 +115,7 @@ class TrainConfig:
     device: Device = "auto"
     validation: Validation = "auto"
     spacing_mm: float | None = None
+    dims: Dims = "auto"
     patch: tuple[int, int, int] | None = None
     batch_size: int | None = None
     learning_rate: float = 3e-3
@@ -116,6 +134,7 @@ class TrainConfig:
         check_range("learning_rate", self.learning_rate, 1e-8, 10)
         check_choice("device", self.device, get_args(Device))
         check_choice("validation", self.validation, get_args(Validation))
+        check_choice("dims", self.dims, get_args(Dims))
         if self.spacing_mm is not None:
             check_range("spacing_mm", self.spacing_mm, 0.2, 20)
 

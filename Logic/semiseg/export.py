@@ -6,10 +6,9 @@ compared before its path is given out.
 
 from __future__ import annotations
 
-import csv
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
 
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semiseg.config import ExportFormat, ExportWhat, check_choice
+from semiseg.disclosure import warn_of_dicom, warn_of_identity
 from semiseg.errors import (
     ImageError,
     NotEnoughLabelsError,
@@ -29,7 +29,9 @@ from semiseg.events import Emit, Json, Progress, ignore
 from semiseg.images.grid import Grid
 from semiseg.images.labels import Segment, read_label, write_label
 from semiseg.images.reading import Image
-from semiseg.images.writing import replacing, storage_error
+from semiseg.images.writing import storage_error
+from semiseg.measurements import Row, Voxels, measure, require_excel, write_csv, write_excel
+from semiseg.meshes.work import MeshOptions, MeshWork, Surfaces, file_name_part, mesh_files
 from semiseg.pacs import DICOM_FORMATS, SUFFIXES, DicomOptions, DicomWork, Drawn, prepare, write
 from semiseg.study.case import Case, CaseLabel, Origin, Prediction
 from semiseg.study.combined import combined
@@ -38,32 +40,14 @@ from semiseg.study.study import Study
 
 What = ExportWhat
 Format = ExportFormat
-_Content = tuple[Segment, ...] | int | DicomWork
+_Content = tuple[Segment, ...] | int | DicomWork | MeshWork
 MEASUREMENTS = "measurements.csv"
+WORKBOOK = "measurements.xlsx"
 _SUFFIXES: Mapping[str, tuple[str, ...]] = {
     "both": ("seg.nrrd", "nii.gz"),
     "seg.nrrd": ("seg.nrrd",),
     "nii.gz": ("nii.gz",),
-    "structures": (),
-    "csv": (),
-    "dicom-seg": (),
-    "rtstruct": (),
 }
-_ORIGINS = (Origin.HUMAN, Origin.CORRECTED, Origin.PROPAGATED, Origin.PREDICTED)
-_COLUMNS = (
-    "case",
-    "patient",
-    "modality",
-    "source",
-    "structure_id",
-    "structure",
-    "voxels",
-    "volume_ml",
-    "mean",
-    "sd",
-    "unit",
-    *(f"{origin.name.lower()}_ml" for origin in _ORIGINS),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +57,31 @@ class Segmentation:
     case: Case
     array: NDArray[np.uint16]
     origin: NDArray[np.uint8]
-    source: str
-    model_id: int | None = None
+    label_version: int | None = None
+    prediction: Prediction | None = None
+
+    @property
+    def source(self) -> str:
+        """The versions in words."""
+        label = "" if self.label_version is None else f"label {self.label_version}"
+        if self.prediction is None:
+            return label
+        name = f"prediction {self.prediction.version} (model {self.prediction.model_id})"
+        return f"{name} under {label}" if label else name
+
+    @property
+    def model_id(self) -> int | None:
+        """The model of the predicted voxels."""
+        return None if self.prediction is None else self.prediction.model_id
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    """How files are written: over others or not, DICOM and meshes by their own settings."""
+
+    overwrite: bool
+    dicom: DicomOptions
+    meshes: MeshOptions
 
 
 def export_study(  # noqa: PLR0913 - one call says all about an export
@@ -87,42 +94,40 @@ def export_study(  # noqa: PLR0913 - one call says all about an export
     *,
     overwrite: bool = False,
     dicom: DicomOptions | None = None,
+    meshes: MeshOptions | None = None,
 ) -> list[Path]:
     """Write the segmentations of `case_ids` (all that have one by default) into `folder`.
 
     `what`: the prediction under a human's decisions (combined; the label where nothing was
     predicted), the prediction, or the label. `format_`, one or several: `.seg.nrrd`, one NIfTI
-    label map, both, one NIfTI mask per structure (structures), no voxels at all (csv), or, for
-    cases that came from DICOM, a DICOM SEG or RTSTRUCT as `dicom` says.
-    `measurements.csv` is always written. Returns the paths.
+    label map, both, one NIfTI mask per structure (structures), no voxels at all (csv), a
+    workbook of the measurements (xlsx), meshes (stl, obj, ply, glb), or, for cases that came
+    from DICOM, a DICOM SEG or RTSTRUCT. `measurements.csv` is always written. Returns the paths.
     StorageError when a file is in the way and not to be overwritten, or the disk refuses;
-    NotEnoughLabelsError when a chosen case, or every case, has nothing to export.
+    NotEnoughLabelsError when a chosen case, or every case, has nothing to export; ConfigError
+    when a format needs a package that is not installed.
     """
-    check_choice("what", what, get_args(What))
-    formats = (format_,) if isinstance(format_, str) else tuple(format_)
-    for name in formats:
-        check_choice("format", name, get_args(Format))
+    options = _Options(
+        overwrite=overwrite, dicom=dicom or DicomOptions(), meshes=meshes or MeshOptions()
+    )
+    formats = _formats(what, format_)
     cases = [study.case(case_id) for case_id in _exportable(study, what, case_ids)]
-    files = {case.id: _files(folder, case, what, formats, study.protocol) for case in cases}
-    for case in cases:
-        files[case.id] |= _dicom_files(study, folder, case, what, formats, dicom or DicomOptions())
-    paths = [*(path for part in files.values() for path in part), folder / MEASUREMENTS]
-    _prepare(folder, paths, overwrite=overwrite)
-    rows: list[dict[str, str]] = []
+    files = {case.id: _files(study, folder, case, what, formats, options) for case in cases}
+    tables = [folder / MEASUREMENTS, *([folder / WORKBOOK] if "xlsx" in formats else [])]
+    paths = [path for part in files.values() for path in part]
+    _prepare(folder, [*paths, *tables], overwrite=options.overwrite)
+    _warn(study, folder, cases, formats, options, emit)
+    rows: list[Row] = []
+    written: list[Path] = []
     progress = Progress(emit, "export", len(cases), interval_s=0.0)
     for number, case in enumerate(cases, 1):
         progress.update(number - 1, f"exporting {case.id}")
-        found = segmentation(study, case.id, what)
-        if found is None:
-            raise SchemaError(f"no {what} of {case.id} can be read; run: semiseg study check")
-        for path, content in files[case.id].items():
-            _write(path, found, content)
-        image, message = _image(study, case)
-        rows += measurements(found, image, study.protocol)
-        said: dict[str, Json] = {"case": case.id, "files": [str(path) for path in files[case.id]]}
-        progress.update(number, message or f"{case.id} exported", {**said, "saved": True})
-    write_measurements(folder / MEASUREMENTS, rows)
-    return paths
+        done = _export_case(study, case, what, files[case.id])
+        rows += done.rows
+        written += done.paths
+        progress.update(number, done.message, done.data)
+    _write_tables(tables, rows)
+    return [*written, *tables]
 
 
 def segmentation(study: Study, case_id: str, what: str) -> Segmentation | None:
@@ -134,50 +139,99 @@ def segmentation(study: Study, case_id: str, what: str) -> Segmentation | None:
         return _predicted(case, prediction, label, study.protocol)
     if label is None:
         return None
-    source = f"label {label.version}"
-    return Segmentation(case=case, array=label.array, origin=label.origin, source=source)
+    return Segmentation(
+        case=case, array=label.array, origin=label.origin, label_version=label.version
+    )
 
 
-def measurements(
-    found: Segmentation, image: Image | None, protocol: Protocol
-) -> list[dict[str, str]]:
-    """One row per structure of the protocol: volume, grey values (mean, sd) and who drew it.
+def measurements(found: Segmentation, image: Image | None, protocol: Protocol) -> list[Row]:
+    """One row per structure of the protocol, also of one without voxels.
 
-    Grey values are empty without an image; a structure without voxels has a row too.
+    Grey values are empty without an image, the uncertainty without a prediction.
     """
-    voxel_ml = found.case.grid.voxel_ml
-    rows = []
-    for structure in protocol.structures:
-        inside = found.array == structure.id
-        counts = np.bincount(found.origin[inside], minlength=len(Origin))
-        values = image.array[inside].astype(np.float64) if image is not None else np.empty(0)
-        row = {
-            "case": found.case.id,
-            "patient": found.case.patient,
-            "modality": found.case.modality,
-            "source": found.source,
-            "structure_id": str(structure.id),
-            "structure": structure.name,
-            "voxels": str(int(counts.sum())),
-            "volume_ml": f"{counts.sum() * voxel_ml:.4f}",
-            "mean": f"{values.mean():.3f}" if values.size else "",
-            "sd": f"{values.std():.3f}" if values.size else "",
-            "unit": "HU" if found.case.modality == "CT" else "intensity",
-        }
-        row |= {f"{o.name.lower()}_ml": f"{counts[o] * voxel_ml:.4f}" for o in _ORIGINS}
-        rows.append(row)
-    return rows
+    prediction = found.prediction
+    voxels = Voxels(
+        grid=found.case.grid,
+        label=found.array,
+        origin=found.origin,
+        image=None if image is None else image.array,
+        uncertainty=None if prediction is None else prediction.uncertainty,
+    )
+    return [
+        Row(
+            case=found.case.id,
+            modality=found.case.modality,
+            structure_id=structure.id,
+            structure=structure.name,
+            source=found.source,
+            label_version=found.label_version,
+            prediction_version=None if prediction is None else prediction.version,
+            model="" if prediction is None else f"model {prediction.model_id}",
+            date=datetime.now(UTC).date().isoformat(),
+            measures=measure(voxels, structure.id),
+        )
+        for structure in protocol.structures
+    ]
 
 
-def write_measurements(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
-    """Write `rows` as CSV in UTF-8 with the mark that spreadsheets look for."""
-    with (
-        replacing(path) as temporary,
-        temporary.open("w", encoding="utf-8-sig", newline="") as file,
-    ):
-        table = csv.DictWriter(file, _COLUMNS)
-        table.writeheader()
-        table.writerows(rows)
+@dataclass(frozen=True, kw_only=True)
+class _Done:
+    """What was written of a case, and what there is to say."""
+
+    rows: list[Row]
+    paths: list[Path]
+    message: str
+    data: dict[str, Json]
+
+
+def _export_case(study: Study, case: Case, what: str, files: Mapping[Path, _Content]) -> _Done:
+    found = segmentation(study, case.id, what)
+    if found is None:
+        raise SchemaError(f"no {what} of {case.id} can be read; run: semiseg study check")
+    surfaces = Surfaces(case.id, found.array, case.grid)
+    paths = [path for path, content in files.items() if _write(path, found, content, surfaces)]
+    image, problem = _image(study, case)
+    notes = [*surfaces.notes, *([problem] if problem else [])]
+    told: list[Json] = [*notes]
+    return _Done(
+        rows=measurements(found, image, study.protocol),
+        paths=paths,
+        message="; ".join(notes) or f"{case.id} exported",
+        data={"case": case.id, "files": [str(p) for p in paths], "notes": told, "saved": True},
+    )
+
+
+def _write_tables(paths: Sequence[Path], rows: Sequence[Row]) -> None:
+    for path in paths:
+        write = write_excel if path.name == WORKBOOK else write_csv
+        write(path, rows)
+
+
+def _formats(what: str, format_: str | Sequence[str]) -> tuple[str, ...]:
+    """The formats as a tuple, each known and its packages installed; ConfigError otherwise."""
+    check_choice("what", what, get_args(What))
+    formats = (format_,) if isinstance(format_, str) else tuple(format_)
+    for name in formats:
+        check_choice("format", name, get_args(Format))
+    if "xlsx" in formats:
+        require_excel()
+    return formats
+
+
+def _warn(
+    study: Study,
+    folder: Path,
+    cases: Sequence[Case],
+    formats: Sequence[str],
+    options: _Options,
+    emit: Emit,
+) -> None:
+    """Say what could identify somebody, before anything is written."""
+    texts = {f"the case id {case.id!r}": case.id for case in cases}
+    texts |= {f"the structure {s.name!r}": s.name for s in study.protocol.structures}
+    warn_of_identity(study, folder, texts, emit)
+    if options.dicom.identity == "keep" and set(formats) & set(DICOM_FORMATS):
+        warn_of_dicom(study, folder, [case.id for case in cases], emit)
 
 
 def _predicted(
@@ -187,14 +241,16 @@ def _predicted(
 
     Structures that were removed from the protocol since are left out.
     """
-    source = f"prediction {prediction.version} (model {prediction.model_id})"
     array = np.where(np.isin(prediction.array, protocol.ids), prediction.array, np.uint16(0))
     origin = np.where(array > 0, np.uint8(Origin.PREDICTED), np.uint8(Origin.NONE))
     if label is not None:
         array, origin = combined(array, label, case.grid, protocol.ids)
-        source += f" under label {label.version}"
     return Segmentation(
-        case=case, array=array, origin=origin, source=source, model_id=prediction.model_id
+        case=case,
+        array=array,
+        origin=origin,
+        label_version=None if label is None else label.version,
+        prediction=prediction,
     )
 
 
@@ -220,48 +276,49 @@ def _has(study: Study, case_id: str, what: str) -> bool:
 
 
 def _files(
-    folder: Path, case: Case, what: str, formats: Sequence[str], protocol: Protocol
-) -> dict[Path, _Content]:
-    """Path -> the segments of a label map, or the id of a mask of one structure."""
-    stem = f"{case.id}_{what}"
-    files: dict[Path, _Content] = {
-        folder / f"{stem}.{suffix}": protocol.segments()
-        for name in formats
-        for suffix in _SUFFIXES[name]
-    }
-    if "structures" in formats:
-        for structure in protocol.structures:
-            name = re.sub(r"\W+", "_", structure.name).strip("_")[:60]
-            files[folder / f"{stem}_{structure.id}_{name}.nii.gz"] = structure.id
-    return files
-
-
-def _dicom_files(
     study: Study,
     folder: Path,
     case: Case,
     what: str,
     formats: Sequence[str],
-    options: DicomOptions,
+    options: _Options,
 ) -> dict[Path, _Content]:
-    """Path -> a DICOM object that can be written; refuses before anything is written."""
-    return {
-        folder / f"{case.id}_{what}.{SUFFIXES[name]}": prepare(study, case, name, options)
-        for name in DICOM_FORMATS
-        if name in formats
+    """Path -> what goes into it: the segments of a label map, the id of a mask's structure,
+    a DICOM object or meshes; refuses before anything is written.
+    """
+    stem = f"{case.id}_{what}"
+    protocol = study.protocol
+    files: dict[Path, _Content] = {
+        folder / f"{stem}.{suffix}": protocol.segments()
+        for name in formats
+        for suffix in _SUFFIXES.get(name, ())
     }
+    if "structures" in formats:
+        for structure in protocol.structures:
+            name = f"{stem}_{structure.id}_{file_name_part(structure.name)}.nii.gz"
+            files[folder / name] = structure.id
+    files |= mesh_files(folder, stem, formats, protocol, options.meshes)
+    for name in DICOM_FORMATS:
+        if name in formats:
+            path = folder / f"{stem}.{SUFFIXES[name]}"
+            files[path] = prepare(study, case, name, options.dicom)
+    return files
 
 
-def _write(path: Path, found: Segmentation, content: _Content) -> None:
+def _write(path: Path, found: Segmentation, content: _Content, surfaces: Surfaces) -> bool:
+    """Whether there was something to write."""
+    if isinstance(content, MeshWork):
+        return surfaces.write(path, content)
     if isinstance(content, DicomWork):
         drawn = Drawn(array=found.array, origin=found.origin, model_id=found.model_id)
         write(path, content, drawn)
-        return
+        return True
     segments = () if isinstance(content, int) else content
     mask = isinstance(content, int)
     array = (found.array == content).astype(np.uint16) if mask else found.array
     write_label(path, array, found.case.grid, segments)
     _verify(path, array, found.case.grid, segments)
+    return True
 
 
 def _verify(

@@ -139,15 +139,19 @@ def test_measurements_say_volume_grey_values_and_who_drew(study: Study, tmp_path
     inside = found.array == LIVER
     values = study.image("ct1").array[inside]
     assert float(row["volume_ml"]) == pytest.approx(inside.sum() * 0.01, abs=1e-4)
-    assert float(row["mean"]) == pytest.approx(values.mean(), abs=1e-2)
-    assert float(row["sd"]) == pytest.approx(values.std(), abs=1e-2)
-    assert row["unit"] == "HU"
+    assert float(row["intensity_mean"]) == pytest.approx(values.mean(), abs=1e-2)
+    assert float(row["intensity_sd"]) == pytest.approx(values.std(), abs=1e-2)
+    assert row["intensity_unit"] == "HU"
     human = inside & (found.origin == Origin.HUMAN)
     assert human[2].any()
-    assert float(row["human_ml"]) == pytest.approx(human.sum() * 0.01, abs=1e-4)
-    parts = sum(float(row[f"{name}_ml"]) for name in ("human", "corrected", "predicted"))
-    assert parts == pytest.approx(float(row["volume_ml"]), abs=1e-3)
-    assert rows_of(tmp_path / "out")["mr1", str(LIVER)]["unit"] == "intensity"
+    share = 100 * human.sum() / inside.sum()
+    assert float(row["drawn_by_human_percent"]) == pytest.approx(share, abs=1e-2)
+    assert float(row["predicted_percent"]) == pytest.approx(100 - share, abs=1e-2)
+    assert float(row["propagated_percent"]) == 0
+    assert (row["label_version"], row["prediction_version"], row["model"]) == ("1", "1", "model 4")
+    assert row["source"] == "prediction 1 (model 4) under label 1"
+    assert float(row["uncertainty_mean_0_to_1"]) == 0
+    assert rows_of(tmp_path / "out")["mr1", str(LIVER)]["intensity_unit"] == "none (MR)"
 
 
 def test_structure_without_voxels_has_a_row_without_grey_values(
@@ -155,7 +159,7 @@ def test_structure_without_voxels_has_a_row_without_grey_values(
 ) -> None:
     export_study(study, tmp_path / "out", "label", "csv", ["ct1"])
     row = rows_of(tmp_path / "out")["ct1", str(SPLEEN)]
-    assert (row["voxels"], row["volume_ml"], row["mean"]) == ("0", "0.0000", "")
+    assert (row["voxels"], row["volume_ml"], row["intensity_mean"]) == ("0", "0.0", "")
 
 
 def test_nothing_is_overwritten_unasked(study: Study, tmp_path: Path) -> None:
@@ -189,7 +193,7 @@ def test_study_without_results_is_refused(tmp_path: Path) -> None:
         export_study(empty, tmp_path / "out")
 
 
-@pytest.mark.parametrize("change", [{"what": "best"}, {"format_": "stl"}])
+@pytest.mark.parametrize("change", [{"what": "best"}, {"format_": "vtk"}])
 def test_unknown_kind_or_format_is_refused(
     study: Study, tmp_path: Path, change: dict[str, str]
 ) -> None:
@@ -201,7 +205,7 @@ def test_missing_image_leaves_grey_values_out_and_says_so(study: Study, tmp_path
     (tmp_path / "mr1.nii.gz").unlink()
     told: list[Event] = []
     export_study(study, tmp_path / "out", "prediction", "nii.gz", ["mr1"], told.append)
-    assert rows_of(tmp_path / "out")["mr1", str(LIVER)]["mean"] == ""
+    assert rows_of(tmp_path / "out")["mr1", str(LIVER)]["intensity_mean"] == ""
     assert "grey values are left out" in told[-1].message
 
 

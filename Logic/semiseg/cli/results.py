@@ -20,7 +20,7 @@ from semiseg.cli.screen import screen_of
 from semiseg.errors import ConfigError, StudyError
 
 if TYPE_CHECKING:
-    from semiseg.config import Identity
+    from semiseg.config import Identity, MeshSpace
     from semiseg.evaluation import What
     from semiseg.study.study import Study
 
@@ -83,8 +83,9 @@ def export(
         list[str] | None,
         typer.Option(
             "--format",
-            help="seg.nrrd, nii.gz, both (default), structures (a mask each), csv (volumes), "
-            "dicom-seg or rtstruct; may be given several times.",
+            help="seg.nrrd, nii.gz, both (default), structures (a mask each), csv or xlsx "
+            "(measurements), stl, obj, ply or glb (meshes), dicom-seg or rtstruct; may be given "
+            "several times.",
         ),
     ] = None,
     identity: Annotated[
@@ -95,21 +96,31 @@ def export(
         Path | None,
         typer.Option(metavar="FOLDER", help="Where the DICOM series is now, if it was moved."),
     ] = None,
+    space: Annotated[
+        str, typer.Option(help="Axes of mesh coordinates: LPS, as Slicer expects, or RAS.")
+    ] = "LPS",
+    apart: Annotated[
+        bool, typer.Option("--apart", help="One OBJ or glTF file per structure, not per case.")
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files that are there already.")
     ] = False,
 ) -> None:
-    """Write segmentations on the images' own grids, and their volumes.
+    """Write segmentations on the images' own grids, meshes, and measurements.
 
-    DICOM SEG and RTSTRUCT need a case that was added from DICOM, and its files.
+    DICOM SEG and RTSTRUCT need a case that was added from DICOM, and its files. Meshes are in
+    millimetres (glTF: scaled to metres, its unit); they need the packages scikit-image and
+    trimesh, Excel workbooks need xlsxwriter.
 
     \b
     Examples:
       semiseg export abdomen to-pacs ct7 --format dicom-seg --identity keep
       semiseg export abdomen results
       semiseg export abdomen results ct7 --format nii.gz --what prediction
+      semiseg export abdomen printer ct7 --format stl --format xlsx
     """
     from semiseg.export import export_study
+    from semiseg.meshes.work import MeshOptions
     from semiseg.pacs import DicomOptions
     from semiseg.study.study import Study
 
@@ -126,6 +137,7 @@ def export(
         screen.emit,
         overwrite=overwrite,
         dicom=options,
+        meshes=MeshOptions(space=cast("MeshSpace", space), together=not apart),
     )
     screen.data(files=[str(path) for path in written])
     screen.say(f"wrote {len(written)} files to {target}")

@@ -62,6 +62,31 @@ def formats() -> tuple[Choice, ...]:
             _("A NIfTI file of zeros and ones for each structure"),
         ),
         Choice(
+            "stl",
+            _("Surfaces for printing (.stl)"),
+            _("A closed surface for each structure, in millimeters; needs scikit-image, trimesh"),
+        ),
+        Choice(
+            "obj",
+            _("Surfaces as objects (.obj)"),
+            _("One file per scan with all structures; needs scikit-image and trimesh"),
+        ),
+        Choice(
+            "ply",
+            _("Surfaces as triangles (.ply)"),
+            _("A closed surface for each structure; needs scikit-image and trimesh"),
+        ),
+        Choice(
+            "glb",
+            _("Colored scene (glTF, .glb)"),
+            _("One file per scan for 3-D viewers and slides; needs scikit-image and trimesh"),
+        ),
+        Choice(
+            "xlsx",
+            _("Measurements as Excel workbook (.xlsx)"),
+            _("The same figures as measurements.csv; needs xlsxwriter"),
+        ),
+        Choice(
             "dicom-seg",
             _("DICOM segmentation (SEG)"),
             _("For the hospital's archive; scans that came from DICOM only"),
