@@ -1,4 +1,4 @@
-"""The sentence at the top of the panel: what happened, or what went wrong."""
+"""The sentence at the top of the panel: what happened, what went wrong, or what comes next."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Any
 import qt
 from slicer.i18n import tr as _
 
+from SemiSegModuleLib.progress_words import progress_in_words
 from SemiSegModuleLib.qt_helpers import column, set_margins
 
 _ICON_PIXELS = 20
 _DETAILS_HEIGHT = 160
+_TOPICS = {"message", "study", "cases", "structures", "ledger", "task"}
 _LEAST_HEIGHT = 30
 
 
@@ -38,13 +40,24 @@ class MessageLine:
         """Show what the session says now."""
         session = self._session
         error, text = session.message_is_error, session.message
-        self.textLabel.text = as_sentence(text)
+        self.textLabel.text = as_sentence(text) if text else self._hint()
+        self.textLabel.enabled = bool(text)  # a hint is written in gray
         self.iconLabel.setVisible(error)
         self.detailsButton.setVisible(error)
         self.dismissButton.setVisible(bool(text))
         if not error:
             self.detailsButton.checked = False
         self._show_details()
+
+    def refresh(self, topics: set[str]) -> None:
+        """Follow what the session tells."""
+        if topics & _TOPICS:
+            self.show()
+
+    def _hint(self) -> str:
+        """How far the work is, else what usually comes next."""
+        task = self._session.task
+        return self._session.next_step() if task is None else progress_in_words(task)
 
     def onDetails(self, *_args: Any) -> None:
         self._show_details()

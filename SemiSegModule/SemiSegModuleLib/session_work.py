@@ -102,6 +102,30 @@ class WorkPart(CasePart):
             self.tasks.cancel()
         self.changed("task")
 
+    def next_step(self) -> str:
+        """What usually comes next in this study; for the line at the top of the panel."""
+        return self._to_begin() or self._next_work()
+
+    def _to_begin(self) -> str:
+        """What is missing before there is anything to work on; empty when nothing is."""
+        if self.study is None:
+            return _("Make a study, or open one, to begin.")
+        if not self.rows():
+            return _("Next: add CT and MR scans.")
+        if not self.protocol().structures:
+            return _("Next: add the structures to segment.")
+        return "" if self._any_done() else _("Next: draw in a few slices, and mark each as done.")
+
+    def _next_work(self) -> str:
+        states = {row.state for row in self.rows()}
+        if self.model_ids() and states <= {"segmented", "problem"}:
+            return _("Next: correct where it is unsure, and learn again; or export.")
+        if self.model_ids():
+            return _("Next: press Segment all.")
+        if "propagated" in states:
+            return _("Next: look at what was propagated, then press Learn.")
+        return _("Next: press Propagate.")
+
     def why_not(self, kind: str, *, all_cases: bool = True) -> str:
         """Why "propagate", "learn", "segment", "export" or "undo" cannot be done; "" if it can."""
         if self.study is None:

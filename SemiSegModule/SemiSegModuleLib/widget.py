@@ -91,8 +91,7 @@ class Panel:
             self.session.tell()
 
     def onChanged(self, topics: set[str]) -> None:
-        if "message" in topics:
-            self.messageLine.show()
+        self.messageLine.refresh(topics)
         if "study" in topics:
             self._fold()
         for section in self.sections.values():

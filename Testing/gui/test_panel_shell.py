@@ -130,7 +130,8 @@ def test_an_error_is_shown_with_its_details_until_it_is_dismissed(shell: Any) ->
     assert line.detailsText.visible
     assert "Killed process 123" in line.detailsText.plainText
     line.dismissButton.click()
-    assert line.textLabel.text == ""
+    assert line.textLabel.text == session.next_step()
+    assert not line.textLabel.enabled
     assert not line.iconLabel.visible
     assert not line.detailsText.visible
 
@@ -245,3 +246,45 @@ def test_a_message_begins_with_a_capital_unless_it_begins_with_a_name(
     from SemiSegModuleLib.message_line import as_sentence
 
     assert as_sentence(told) == shown
+
+
+def test_where_nothing_is_told_the_line_says_what_comes_next(
+    shell: Any, jobs: Any, phantom_study: Any, spin: Any
+) -> None:
+    line, session = shell.messageLine, shell.session
+    assert line.textLabel.text == "Make a study, or open one, to begin."
+    session.open_study(phantom_study(annotated=1).folder)
+    session.dismiss()
+    assert line.textLabel.text == "Next: press Propagate."
+    session.propagate(all_cases=True)
+    assert spin(lambda: jobs.told, 10)
+    jobs.told[0].say("propagate", 1, 2, seconds_left=100.0)
+    assert spin(lambda: line.textLabel.text == "Propagating  ·  2 min left", 5)
+
+
+def test_the_next_step_follows_the_loop(
+    shell: Any, phantom_study: Any, spin: Any, tmp_path: Path
+) -> None:
+    import numpy as np
+
+    from semiseg.study.protocol import Protocol
+
+    session = shell.session
+    session.create_study(tmp_path / "empty", "empty")
+    assert "add CT and MR" in session.next_step()
+    study = phantom_study(annotated=0)
+    session.open_study(study.folder)
+    assert "draw in a few slices" in session.next_step()
+    session.select("c0")
+    session.mark_empty(0)
+    assert session.next_step() == "Next: press Propagate."
+    study.add_model(lambda folder: (folder / "model.json").write_text("{}") and None, {"name": "m"})
+    session.reload_study()
+    assert session.next_step() == "Next: press Segment all."
+    for case_id in ("c0", "c1"):
+        nothing = np.zeros((10, 16, 16), np.uint16)
+        study.predicted(case_id, nothing, nothing.astype(np.float32), model_id=1, info={})
+    session.reload_study()
+    assert "correct where it is unsure" in session.next_step()
+    session.set_protocol(Protocol())
+    assert "add the structures" in session.next_step()

@@ -277,7 +277,7 @@ def test_the_gates_verdict_is_shown_in_words_and_can_be_undone(
     ],
 )
 def test_time_left_is_rough_and_readable(application: Any, seconds: Any, text: str) -> None:
-    from SemiSegModuleLib.sections.work_progress import time_left
+    from SemiSegModuleLib.progress_words import time_left
 
     assert time_left(seconds) == text
 

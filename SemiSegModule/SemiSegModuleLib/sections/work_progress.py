@@ -9,46 +9,12 @@ from slicer.i18n import tr as _
 
 import slicer
 from SemiSegModuleLib.mrml.curves import CurveNodes
+from SemiSegModuleLib.progress_words import progress_in_words
 from SemiSegModuleLib.qt_helpers import button, column, row
 
 _PLOT_HEIGHT = 125
 _FONT_POINTS = 10
 _CURVES = ("loss", "dice")
-
-
-def kind_title(kind: str) -> str:
-    """What is going on."""
-    return {
-        "propagate": _("Propagating"),
-        "learn": _("Learning"),
-        "segment": _("Segmenting"),
-        "export": _("Exporting"),
-        "report": _("Writing the report"),
-    }.get(kind, kind)
-
-
-def phase_title(phase: str) -> str:
-    """The engine's phase in words; its own word where none is known."""
-    return {
-        "save": _("saving what you drew"),
-        "start": _("starting"),
-        "train": _("training"),
-        "predict": "",
-        "propagate": "",
-    }.get(phase, phase.replace("_", " "))
-
-
-def time_left(seconds: float | None) -> str:
-    """A rough, readable span; empty when nobody knows."""
-    if seconds is None or seconds < 0:
-        return ""
-    if seconds < 10:
-        return _("a few seconds left")
-    if seconds < 90:
-        return _("{count} s left").format(count=round(seconds / 10) * 10)
-    if seconds < 5400:
-        return _("{count} min left").format(count=round(seconds / 60))
-    return _("{count:.1f} h left").format(count=seconds / 3600)
 
 
 class ProgressArea:
@@ -85,7 +51,7 @@ class ProgressArea:
         known = task.total > 0 and not task.cancelling
         self.bar.maximum = task.total if known else 0
         self.bar.value = min(task.step, task.total) if known else 0
-        self.textLabel.text = self._text(task)
+        self.textLabel.text = progress_in_words(task)
         self.cancelButton.enabled = not task.cancelling
         if task.kind == "learn":
             self._show_curves(task)
@@ -112,18 +78,6 @@ class ProgressArea:
 
     def onCancel(self, *_args: Any) -> None:
         self._session.cancel()
-
-    @staticmethod
-    def _text(task: Any) -> str:
-        if task.cancelling:
-            return _("Stopping ...")
-        parts = (
-            kind_title(task.kind),
-            phase_title(task.phase),
-            task.message,
-            time_left(task.seconds_left),
-        )
-        return "  ·  ".join(part for part in parts if part)
 
     def _show_curves(self, task: Any) -> None:
         if task is not self._task:
