@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -100,10 +99,21 @@ class Watchdog:
         while not self._ended.wait(_BEAT_MS / 1000):
             if time.perf_counter() - self._last < self.threshold_s / 2:
                 continue
-            frame = sys._current_frames().get(self._thread_id)
-            if frame is not None:
-                stack = traceback.extract_stack(frame)
-                self._stack = tuple(f"{_short(f.filename)}:{f.lineno} {f.name}" for f in stack)
+            self._stack = _stack_of(self._thread_id)
+
+
+def _stack_of(thread_id: int) -> tuple[str, ...]:
+    """Where a thread is, outermost first.
+
+    No file is read meanwhile and no frame is kept: a frame that outlives its function would have
+    its Qt objects destroyed in this thread.
+    """
+    frame = sys._current_frames().get(thread_id)
+    found = []
+    while frame is not None:
+        found.append((frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
+        frame = frame.f_back
+    return tuple(f"{_short(path)}:{line} {name}" for path, line, name in reversed(found))
 
 
 def _short(path: str) -> str:
