@@ -60,8 +60,8 @@ class Use:
 class Program:
     """All Python files of a program, with the types of its attributes and functions.
 
-    Types: a class of Qt, CTK or Slicer; `class X` for the class itself; `module qt`; `slicer.util`
-    and the like; `own X` for an object of one of the program's classes.
+    Types: a class of Qt, CTK or Slicer; `class X` for the class itself; `module x`; `slicer.util`
+    and the like; `object slicer.vtkX`; `own X` for an object of one of the program's classes.
     """
 
     def __init__(self, files: Iterable[Path]) -> None:
@@ -173,24 +173,23 @@ class _Reader:
             if api.class_api(node.attr) is not None:
                 return f"class {node.attr}"
             return f"{inside.split()[1]}.{node.attr}"
-        if inside.startswith("slicer."):
+        if inside.startswith(("slicer.", "module ")):
             return f"{inside}.{node.attr}"
         return self.program.type_inside(inside[4:], node.attr) if inside[:4] == "own " else ""
 
     def _type_of_call(self, node: ast.Call) -> str:
         if isinstance(node.func, ast.Name):
-            if node.func.id in self.program.classes:
-                return f"own {node.func.id}"
-            return self.program.type_inside("", node.func.id)
+            own = node.func.id in self.program.classes
+            return f"own {node.func.id}" if own else self.program.type_inside("", node.func.id)
         kind = self.type_of(node.func)
-        if kind.startswith("class "):
-            return kind[6:]
-        if isinstance(node.func, ast.Attribute):
-            receiver, name = self.type_of(node.func.value), node.func.attr
-            if receiver.startswith("own "):
-                return self.program.type_inside(receiver[4:], name)
-            return RETURNS.get((receiver, name), "")
-        return ""
+        if kind.startswith(("class ", "slicer.vtk")):
+            return kind[6:] if kind.startswith("class ") else f"object {kind}"
+        if not isinstance(node.func, ast.Attribute):
+            return ""
+        receiver, name = self.type_of(node.func.value), node.func.attr
+        if receiver.startswith("own "):
+            return self.program.type_inside(receiver[4:], name)
+        return RETURNS.get((receiver, name), "")
 
 
 def _tested(node: ast.AST) -> list[ast.AST]:
@@ -234,7 +233,8 @@ def _scopes(tree: ast.Module) -> Iterator[_Scope]:
     modules = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            modules |= {a.name: f"module {a.name}" for a in node.names if a.name in api.NAMESPACES}
+            names = (a.asname or a.name.split(".")[0] for a in node.names)
+            modules |= {name: f"module {name}" for name in names}
 
     def inside(node: ast.AST, owner: str) -> Iterator[_Scope]:
         yield _Scope(node, owner, modules)
