@@ -11,6 +11,7 @@ runs in the stand-in, which refuses them too (`pythonqt.checked_modules`).
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,7 +233,7 @@ def _scopes(tree: ast.Module) -> Iterator[_Scope]:
     """The module, its classes and functions."""
     modules = {}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
+        if isinstance(node, ast.Import) or _is_standard(node):
             names = (a.asname or a.name.split(".")[0] for a in node.names)
             modules |= {name: f"module {name}" for name in names}
 
@@ -245,6 +246,11 @@ def _scopes(tree: ast.Module) -> Iterator[_Scope]:
                 yield from inside(child, owner)
 
     yield from inside(tree, "")
+
+
+def _is_standard(node: ast.AST) -> bool:
+    """Whether a node imports names, such as modules, from Python's own library."""
+    return isinstance(node, ast.ImportFrom) and (node.module or "") in sys.stdlib_module_names
 
 
 def _definitions(tree: ast.Module) -> set[str]:
