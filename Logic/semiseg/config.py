@@ -67,7 +67,10 @@ class SliceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RegistrationConfig:
-    """Dense registration of one volume onto another."""
+    """Dense registration of one volume onto another.
+
+    `diffeomorphic` maps never fold and are undone exactly by their inverse.
+    """
 
     spacing_mm: float = 3.0
     iterations: int = 60
@@ -75,6 +78,7 @@ class RegistrationConfig:
     grid_mm: float = 12.0
     seed: int = 0
     device: Device = "auto"
+    diffeomorphic: bool = False
 
     def __post_init__(self) -> None:
         check_range("spacing_mm", self.spacing_mm, 0.5, 20)

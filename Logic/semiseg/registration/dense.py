@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -40,33 +41,70 @@ def refine(
     A point p of the fixed body corresponds to `start(p + spline at p)`.
     """
     spline = _from_coarse(fixed, coarse, settings.knot_mm)
-    body = fixed.mask.flatten().nonzero()[:, 0]
+    body = body_nodes(fixed)
     if not len(body):
         return spline
     match = _Match(fixed, moving, start, spline)
+
+    def loss(draw: torch.Generator) -> Tensor:
+        nodes = some(body, settings.points, draw)
+        total = match.distance(spline, nodes) + settings.smoothness * roughness(spline)
+        return total + _FOLDING_WEIGHT * match.shrinkage(spline, nodes)
+
+    return descend(spline, loss, settings)
+
+
+def descend(
+    spline: Spline, loss: Callable[[torch.Generator], Tensor], settings: DenseSettings
+) -> Spline:
+    """`spline` after Adam's steps down `loss` of its coefficients; steps shrink towards the end.
+
+    `loss` may draw random points from the generator that it is given.
+    """
     spline.coefficients.requires_grad_()
     optimizer = torch.optim.Adam([spline.coefficients], lr=settings.step_mm)
     decay = _LAST_STEP_SHARE ** (1 / max(settings.iterations, 1))
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, decay)
     draw = torch.Generator().manual_seed(settings.seed)
     for _ in range(settings.iterations):
-        nodes = _some(body, settings.points, draw)
-        loss = match.distance(spline, nodes) + settings.smoothness * roughness(spline)
-        loss = loss + _FOLDING_WEIGHT * match.shrinkage(spline, nodes)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss(draw).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
     return spline.with_coefficients(spline.coefficients.detach())
 
 
 def mean_distance(
-    fixed: FeatureMap, moving: FeatureMap, start: Start, spline: Spline | None = None
+    fixed: FeatureMap, moving: FeatureMap, start: Start, displacement_mm: Tensor | None = None
 ) -> float:
-    """Mean squared feature distance in the fixed body, where the moving image reaches."""
-    spline = zero_spline(fixed, 8 * fixed.spacing_mm) if spline is None else spline
-    body = fixed.mask.flatten().nonzero()[:, 0]
-    return float(_Match(fixed, moving, start, spline).distance(spline, body))
+    """Mean squared feature distance in the fixed body, where the moving image reaches.
+
+    `displacement_mm` (N, 3), z, y, x, of every fixed node comes before `start`; none by default.
+    """
+    body = body_nodes(fixed)
+    points = fixed.points()[body]
+    if displacement_mm is not None:
+        points = points + displacement_mm[body]
+    return float(distance_at(moving, start(points), fixed.table[body]))
+
+
+def distance_at(features: FeatureMap, points_mm_zyx: Tensor, wanted: Tensor) -> Tensor:
+    """Mean squared distance of the features at points (N, 3) from `wanted` (N, C), inside."""
+    values, inside = features.sample(points_mm_zyx)
+    squared = (values - wanted).square().sum(dim=1)
+    return (squared * inside).sum() / inside.sum().clamp(min=1)
+
+
+def body_nodes(features: FeatureMap) -> Tensor:
+    """Numbers of the nodes in the body."""
+    return features.mask.flatten().nonzero()[:, 0]
+
+
+def some(body: Tensor, count: int, draw: torch.Generator) -> Tensor:
+    """`count` of `body`, with replacement; all of a smaller body."""
+    if len(body) <= count:
+        return body
+    return body[torch.randint(len(body), (count,), generator=draw).to(body.device)]
 
 
 class _Match:
@@ -84,9 +122,7 @@ class _Match:
     def distance(self, spline: Spline, nodes: Tensor) -> Tensor:
         """Mean squared distance at the fixed nodes numbered `nodes`."""
         moved = expand(spline.coefficients, self._bases).flatten(1)[:, nodes].T @ self._matrix.T
-        values, inside = self._moving.sample(self._places[nodes] + moved)
-        squared = (values - self._fixed.table[nodes]).square().sum(dim=1)
-        return (squared * inside).sum() / inside.sum().clamp(min=1)
+        return distance_at(self._moving, self._places[nodes] + moved, self._fixed.table[nodes])
 
     def shrinkage(self, spline: Spline, nodes: Tensor) -> Tensor:
         """Mean squared shortfall of the local volume below `_LEAST_VOLUME`; keeps from folding."""
@@ -103,10 +139,3 @@ def _from_coarse(fixed: FeatureMap, coarse: Coarse, knot_mm: float) -> Spline:
     knots = spline.knots()
     values = coarse.at(knots.reshape(-1, 3))
     return spline.with_coefficients(values.T.reshape(3, *knots.shape[:3]).contiguous())
-
-
-def _some(body: Tensor, count: int, draw: torch.Generator) -> Tensor:
-    """`count` of `body`, with replacement; all of a smaller body."""
-    if len(body) <= count:
-        return body
-    return body[torch.randint(len(body), (count,), generator=draw).to(body.device)]

@@ -8,19 +8,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from semiseg.config import RegistrationConfig
 from semiseg.errors import ConfigError
 from semiseg.events import Emit, Progress, ignore
 from semiseg.registration.dense import DenseSettings, mean_distance, refine
-from semiseg.registration.discrete import Coarse, search_both_ways
+from semiseg.registration.discrete import search_both_ways
 from semiseg.registration.features import CHANNELS
 from semiseg.registration.field import Field, folded_fraction, inverse_error_mm
 from semiseg.registration.prepared import Prepared, prepare
-from semiseg.registration.sampling import feature_map
-from semiseg.registration.spline import Spline
+from semiseg.registration.sampling import FeatureMap, feature_map
 from semiseg.registration.start import Start, body_scale, find_starts
 from semiseg.registration.trial import choose_start
+from semiseg.registration.velocity import integrated, refine_velocity
 from semiseg.registration.warp import warp_image, warp_label, warp_onehot
 
 # Counts up whenever results change, so that kept registrations are not mistaken for new ones.
@@ -74,30 +75,92 @@ def register(
     progress = Progress(emit, "register", 3 + both_ways)
     start = best_start(fixed, moving, config)
     progress.update(1, start.reason)
-    there, back = search_both_ways(fixed.cells, moving.cells, start)
+    aligned = _velocity if config.diffeomorphic else _spline
+    found = aligned(fixed, moving, start, config, both_ways=both_ways)
     progress.update(2)
-    spline = _dense(fixed, moving, start, there, config)
-    result = _measured(fixed, moving, start, spline)
+    result = _measured(fixed, moving, start, found)
     progress.update(3)
-    if both_ways:
-        home = start.inverse()
-        inverse = _field(moving, home, _dense(moving, fixed, home, back, config))
-        error = inverse_error_mm(result.field, inverse, fixed.mask)
-        result = replace(result, inverse=inverse, inverse_error_mm=error)
+    if found.inverse is not None:
+        error = inverse_error_mm(result.field, found.inverse, fixed.mask)
+        result = replace(result, inverse=found.inverse, inverse_error_mm=error)
         progress.update(4)
     return replace(result, seconds=time.perf_counter() - clock)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Aligned:
+    """`displacement_mm` (N, 3), z, y, x, of the fixed feature nodes before the start; the fields.
+
+    `inverse` is None where nobody asked for it.
+    """
+
+    displacement_mm: Tensor
+    field: Field
+    inverse: Field | None
+
+
+def _spline(
+    fixed: Prepared,
+    moving: Prepared,
+    start: Start,
+    config: RegistrationConfig,
+    *,
+    both_ways: bool,
+) -> _Aligned:
+    """Each way on its own."""
+    there, back = search_both_ways(fixed.cells, moving.cells, start)
+    settings, inverse = _settings(config), None
+    forward = refine(fixed.features, moving.features, start, there, settings)
+    if both_ways:
+        home = start.inverse()
+        backward = refine(moving.features, fixed.features, home, back, settings)
+        points = _voxels(moving)
+        moved = home(points.points() + backward.on(points).flatten(1).T)
+        inverse = _field(moving, points.points(), moved)
+    points = _voxels(fixed)
+    moved = start(points.points() + forward.on(points).flatten(1).T)
+    return _Aligned(
+        displacement_mm=forward.on(fixed.features).flatten(1).T,
+        field=_field(fixed, points.points(), moved),
+        inverse=inverse,
+    )
+
+
+def _velocity(
+    fixed: Prepared,
+    moving: Prepared,
+    start: Start,
+    config: RegistrationConfig,
+    *,
+    both_ways: bool,
+) -> _Aligned:
+    """One velocity for both ways: they undo each other."""
+    there, _ = search_both_ways(fixed.cells, moving.cells, start)
+    velocity = refine_velocity(fixed.features, moving.features, start, there, _settings(config))
+    inverse = None
+    if both_ways:
+        points = _voxels(moving).points()
+        back = start.inverse()(points)
+        home = integrated(velocity, moving.spacing_mm, backward=True)
+        inverse = _field(moving, points, back + home.at(back))
+    flow = integrated(velocity, fixed.spacing_mm)
+    points = _voxels(fixed).points()
+    return _Aligned(
+        displacement_mm=flow.at(fixed.features.points()),
+        field=_field(fixed, points, start(points + flow.at(points))),
+        inverse=inverse,
+    )
+
+
 def _measured(
-    fixed: Prepared, moving: Prepared, start: Start, spline: Spline
+    fixed: Prepared, moving: Prepared, start: Start, found: _Aligned
 ) -> RegistrationResult:
-    field = _field(fixed, start, spline)
     return RegistrationResult(
-        field=field,
+        field=found.field,
         inverse=None,
-        folded=folded_fraction(field, fixed.mask),
+        folded=folded_fraction(found.field, fixed.mask),
         similarity_before=_similarity(fixed, moving, start, None),
-        similarity_after=_similarity(fixed, moving, start, spline),
+        similarity_after=_similarity(fixed, moving, start, found.displacement_mm),
         inverse_error_mm=None,
         start_certainty=start.certainty,
         start_reason=start.reason,
@@ -115,31 +178,34 @@ def best_start(fixed: Prepared, moving: Prepared, config: RegistrationConfig) ->
     return choose_start(fixed, moving, starts, seed=config.seed)
 
 
-def _dense(
-    fixed: Prepared, moving: Prepared, start: Start, coarse: Coarse, config: RegistrationConfig
-) -> Spline:
-    settings = DenseSettings(
+def _settings(config: RegistrationConfig) -> DenseSettings:
+    return DenseSettings(
         iterations=config.iterations,
         smoothness=0.4 * config.smoothness,
         knot_mm=config.grid_mm,
         seed=config.seed,
     )
-    return refine(fixed.features, moving.features, start, coarse, settings)
 
 
-def _field(fixed: Prepared, start: Start, spline: Spline) -> Field:
-    """Start and spline together on the fixed grid, as LPS displacement."""
-    origin = torch.tensor(fixed.grid.origin_mm_lps[::-1], dtype=torch.float32).to(fixed.device)
-    nodes = torch.from_numpy(fixed.mask).to(fixed.device)
-    like = feature_map(nodes[None].float(), nodes, origin, fixed.spacing_mm)
-    points = like.points()
-    moved = start(points + spline.on(like).flatten(1).T)
-    zyx: NDArray[np.float32] = (moved - points).T.reshape(-1, *like.shape).cpu().numpy()
-    return Field(displacement_mm=np.ascontiguousarray(zyx[::-1]), grid=fixed.grid)
+def _voxels(image: Prepared) -> FeatureMap:
+    """The image's voxels as places; its mask as their only feature."""
+    nodes = torch.from_numpy(image.mask).to(image.device)
+    origin = torch.tensor(image.grid.origin_mm_lps[::-1], dtype=torch.float32).to(image.device)
+    return feature_map(nodes[None].float(), nodes, origin, image.spacing_mm)
 
 
-def _similarity(fixed: Prepared, moving: Prepared, start: Start, spline: Spline | None) -> float:
-    return 1 - mean_distance(fixed.features, moving.features, start, spline) / CHANNELS
+def _field(image: Prepared, points_zyx: Tensor, moved_zyx: Tensor) -> Field:
+    """The way from the image's voxels (N, 3) to `moved_zyx`, as LPS displacement."""
+    shape = image.grid.shape_zyx
+    zyx: NDArray[np.float32] = (moved_zyx - points_zyx).T.reshape(3, *shape).cpu().numpy()
+    return Field(displacement_mm=np.ascontiguousarray(zyx[::-1]), grid=image.grid)
+
+
+def _similarity(
+    fixed: Prepared, moving: Prepared, start: Start, displacement_mm: Tensor | None
+) -> float:
+    apart = mean_distance(fixed.features, moving.features, start, displacement_mm)
+    return 1 - apart / CHANNELS
 
 
 def _require_same_spacing(fixed: Prepared, moving: Prepared) -> None:

@@ -55,10 +55,10 @@ def _tried(fixed: Prepared, moving: Prepared, start: Start, probes: Tensor, seed
     coarse, _ = search_both_ways(fixed.large_cells, moving.large_cells, start, reach=_REACH)
     here, there = fixed.features, moving.features
     spline = refine(here, there, start, coarse, replace(_QUICK, seed=seed))
-    moved = spline.on(here).flatten(1).T[probes]
+    moved = spline.on(here).flatten(1).T
     return _Trial(
-        distance=mean_distance(here, there, start, spline),
-        places=start(here.points()[probes] + moved),
+        distance=mean_distance(here, there, start, moved),
+        places=start(here.points()[probes] + moved[probes]),
     )
 
 
