@@ -72,7 +72,7 @@ def load_model(folder: Path, device: torch.device) -> Model:
         names={int(i): str(name) for i, name in fields.mapping("names").items() if i.isdecimal()},
         spacing_mm_zyx=_spacing(fields),
         window_zyx=window,
-        multiple_zyx=_in_3d(spec.multiple),
+        multiple_zyx=spec.multiple_zyx,
         modalities=_modalities(fields),
         mirror_axes=tuple(a for a in fields.integers("mirror_axes") if a in (0, 1, 2)),
         device=device,
@@ -173,7 +173,7 @@ def _sound_mm(value: float) -> bool:
 
 def _window(fields: Fields, spec: NetworkSpec) -> Zyx:
     sides = fields.integers("patch_zyx")
-    multiple = _in_3d(spec.multiple)
+    multiple = spec.multiple_zyx
     if len(sides) != spec.dims or not all(1 <= side <= 1024 for side in sides):
         raise SchemaError(
             f"{fields.where}: 'patch_zyx' should be {spec.dims} sides up to 1024 voxels, found "

@@ -63,6 +63,12 @@ class NetworkSpec:
             totals = [total * step for total, step in zip(totals, stride, strict=True)]
         return tuple(totals)
 
+    @property
+    def multiple_zyx(self) -> tuple[int, int, int]:
+        """`multiple` along z, y, x; slices of 2-D networks are one voxel deep."""
+        *first, y, x = self.multiple
+        return (first[0] if first else 1), y, x
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         values: dict[str, Any] = json.loads(json.dumps(asdict(self)))

@@ -93,7 +93,7 @@ def _description(session: Session, run: Run) -> dict[str, Json]:
         "classes": list(found.classes),
         "names": {str(i): study.protocol.by_id(i).name for i in found.classes[1:]},
         "spacing_mm_zyx": list(plan.spacing_mm_zyx),
-        "patch_zyx": list(plan.patch_zyx),
+        "patch_zyx": list(plan.patch_zyx[-plan.network.dims :]),
         "mirror_axes": [],
         "normalisation": NORMALISATION,
         "modalities": [m for m in MODALITIES if any(m == facts.modality for facts in learned)],

@@ -95,6 +95,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--labelled", default="4", help="numbers of labelled scans: 1,3,7")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=2.0)
+    parser.add_argument("--dims", default="auto", help="2: networks see single slices; 3; auto")
     parser.add_argument("--steps", type=int, help="end after so many steps instead")
     parser.add_argument("--threads", type=int, default=1, help="per run")
     parser.add_argument("--parallel", type=int, default=1, help="runs at the same time")
@@ -183,6 +184,7 @@ def loop_config(run: Run, given: argparse.Namespace):
             steps=given.steps,
             seed=run.seed,
             device=given.device,
+            dims=given.dims,
             validation="none",
         ),
         predict_splits=("test",),
@@ -241,10 +243,10 @@ DATA_SETS: dict[str, tuple[Callable[[Path], list[Scan]], tuple[str, ...]]] = {
 
 def require_settings(out: Path, given: argparse.Namespace) -> None:
     """All runs of a folder have the same settings; else the table would compare unlike things."""
-    ours = ("data_set", "minutes", "steps", "device", "threads", "parallel")
+    ours = ("data_set", "minutes", "steps", "dims", "device", "threads", "parallel")
     for path in out.glob("*-seed*.json"):
         old = json.loads(path.read_text())["settings"]
-        if any(old[name] != getattr(given, name) for name in ours):
+        if any(old.get(name) != getattr(given, name) for name in ours):
             sys.exit(f"{path} was made with other settings; choose another folder with --out")
 
 

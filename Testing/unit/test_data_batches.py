@@ -10,6 +10,7 @@ import torch
 
 from semiseg.data.cases import TrainingCase
 from semiseg.data.greys import GreyRange, change_greys, draw_knots, remap
+from semiseg.data.levels import FAR_MM, level_maps
 from semiseg.data.sampler import Sampler, SamplerSettings
 from semiseg.data.spatial import Source, SpatialRange, Warp, draw_warp
 from semiseg.data.supervision import Supervision
@@ -319,3 +320,43 @@ def test_a_case_without_places_has_none_in_a_batch() -> None:
     assert batch.place.isnan().all()
     assert Sampler([placed("a")], PLAIN, CPU).batch(0).place is None
     assert batch.to(CPU).place is not None
+
+
+FLAT = replace(CHANGED, patch_zyx=(1, 8, 8), level_sets=True, places=True)
+
+
+def test_patches_of_one_slice_make_two_dimensional_batches() -> None:
+    batch = Sampler([placed("a"), placed("b")], FLAT, CPU).batch(0)
+    assert batch.image.shape == (3, 1, 8, 8)
+    assert batch.label.shape == batch.valid.shape == (3, 8, 8)
+    assert batch.known.shape == (3, 3, 8, 8)
+    assert batch.level is not None
+    assert batch.level.shape == (3, 2, 8, 8)
+    assert batch.place is not None
+    assert batch.place.shape == (3, 3, 8, 8)
+
+
+def test_a_slice_stays_one_slice_however_space_is_moved() -> None:
+    sampler = Sampler([placed("a")], FLAT, CPU)
+    for step in range(20):
+        place = sampler.batch(step).place
+        assert place is not None
+        for sample in place:
+            z = sample[2][~sample[2].isnan()]
+            assert len(z.unique()) <= 1
+
+
+def test_slices_hold_a_known_voxel_of_their_class() -> None:
+    sampler = Sampler([case("a")], replace(FLAT, places=False), CPU)
+    shares = [sampler.batch(step).valid[:2].flatten(1).mean(1) for step in range(20)]
+    assert torch.stack(shares).mean() > 0.7
+
+
+def test_level_sets_of_slices_lie_within_them() -> None:
+    known = case("a").supervision
+    assert known is not None
+    whole = replace(known, valid=np.ones_like(known.valid), pattern=np.ones_like(known.pattern))
+    solid, flat = (level_maps(whole, (3.0, 2.0, 2.0), within_slices=flat) for flat in (False, True))
+    assert solid[0, 3, 5, 5] == 3.0
+    assert flat[0, 3, 5, 5] == FAR_MM
+    assert flat[0, 5, 5, 5] < 0

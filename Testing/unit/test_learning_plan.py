@@ -11,7 +11,8 @@ import pytest
 
 from semiseg.config import TrainConfig
 from semiseg.errors import ConfigError
-from semiseg.learning.plan import MEANS, Plan, make_plan
+from semiseg.learning.means import MEANS
+from semiseg.learning.plan import Plan, make_plan
 from semiseg.learning.survey import CaseFacts, Survey
 
 
@@ -54,14 +55,15 @@ def plan_of(found: Survey, device: str = "cpu", speed: float = 8e5, **settings: 
 @pytest.mark.parametrize("minutes", [0.1, 3.0, 60.0])
 def test_patches_fit_the_network_and_the_image(found: Survey, device: str, minutes: float) -> None:
     plan = plan_of(found, device, minutes=minutes)
-    for side, multiple in zip(plan.patch_zyx, plan.network.multiple, strict=True):
+    dims = plan.network.dims
+    for side, multiple in zip(plan.patch_zyx[-dims:], plan.network.multiple, strict=True):
         assert side % multiple == 0
         assert side >= 2 * multiple
     assert math.prod(plan.patch_zyx) <= 2 * MEANS[device].patch_voxels
 
 
 def test_no_axis_is_learned_finer_than_it_was_scanned() -> None:
-    plan = plan_of(heart())
+    plan = plan_of(heart(), dims="3")
     assert plan.spacing_mm_zyx[0] == 10.0
     assert plan.spacing_mm_zyx[1] == plan.spacing_mm_zyx[2] >= 1.5
     assert plan.network.strides[0] == (1, 2, 2)
@@ -123,3 +125,47 @@ def test_memory_is_saved_by_patch_then_batch_then_device() -> None:
 def test_plan_survives_json() -> None:
     plan = plan_of(heart())
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+
+
+@pytest.mark.parametrize("minutes", [0.1, 3.0, 600.0])
+def test_slices_of_few_thick_ones_are_seen_one_by_one(minutes: float) -> None:
+    plan = plan_of(heart(), minutes=minutes)
+    assert plan.network.dims == 2
+    assert plan.spacing_mm_zyx[0] == 10.0
+    assert plan.spacing_mm_zyx[1] == plan.spacing_mm_zyx[2] >= 1.5
+    assert plan.patch_zyx[0] == 1
+    assert 4 <= plan.n_labelled <= 12
+    assert plan.n_unlabelled == 0
+
+
+def test_more_time_makes_finer_and_more_slices() -> None:
+    plans = [plan_of(heart(), minutes=minutes) for minutes in (0.5, 5.0, 60.0)]
+    assert [p.spacing_mm_zyx[1] for p in plans] == sorted(
+        (p.spacing_mm_zyx[1] for p in plans), reverse=True
+    )
+    assert plans[-1].n_labelled == 12
+    assert plans[-1].spacing_mm_zyx[1] == 1.5
+
+
+def test_dims_follow_the_wish_then_the_patch_then_the_data() -> None:
+    assert plan_of(abdomen()).network.dims == 3
+    assert plan_of(abdomen(), dims="2").network.dims == 2
+    assert plan_of(heart(), dims="3").network.dims == 3
+    assert plan_of(heart(), patch=(16, 64, 64)).network.dims == 3
+    flat = plan_of(abdomen(), patch=(1, 64, 32), batch_size=3)
+    assert (flat.patch_zyx, flat.n_labelled) == ((1, 64, 32), 3)
+
+
+@pytest.mark.parametrize("patch", [(2, 64, 64), (1, 40, 64)])
+def test_slices_that_do_not_fit_are_refused(patch: Any) -> None:
+    with pytest.raises(ConfigError, match="multiples of 1 x 16 x 16"):
+        plan_of(heart(), dims="2", patch=patch)
+
+
+def test_memory_is_saved_on_slices_too() -> None:
+    plan: Plan | None = plan_of(heart(), patch=(1, 128, 64), batch_size=1)
+    seen = []
+    while plan is not None:
+        seen.append(plan.patch_zyx)
+        plan = plan.smaller()
+    assert seen == [(1, 128, 64), (1, 64, 64), (1, 32, 64), (1, 32, 32)]

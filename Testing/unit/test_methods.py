@@ -145,6 +145,17 @@ def test_twenty_steps_on_a_phantom_lower_the_loss(name: str) -> None:
 
 
 @every_method
+def test_slices_are_learned_from_as_volumes_are(name: str) -> None:
+    flat = replace(SPEC, strides=((2, 2), (2, 2)))
+    learner = Learner(name, MethodSettings(network=flat), CPU, seed=0)
+    volume = phantom_batch()
+    names = ("image", "label", "valid", "known", "origin")
+    batch = replace(volume, **{name: getattr(volume, name)[..., 4, :, :] for name in names})
+    assert torch.isfinite(learner.learn(batch, 0.5))
+    assert learner.method.predict(batch.image).shape == (3, 3, 16, 16)
+
+
+@every_method
 def test_prediction_has_a_logit_per_class_and_voxel(name: str) -> None:
     with torch.no_grad():
         logits = made(name).predict(phantom_batch().image)

@@ -17,7 +17,7 @@ from semiseg.config import PredictConfig, TrainConfig
 from semiseg.errors import DeviceError, NotEnoughLabelsError
 from semiseg.events import Event
 from semiseg.inference import predict
-from semiseg.learning.plan import MEANS
+from semiseg.learning.means import MEANS
 from semiseg.models import load_model
 from semiseg.study.case import GateRecord
 from semiseg.study.ledger import SliceState
@@ -34,7 +34,9 @@ def config(**changes: Any) -> TrainConfig:
 
 @pytest.fixture(autouse=True)
 def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    means = replace(MEANS["cpu"], channels=(4, 4, 4), convolutions=(1, 1, 1))
+    means = replace(
+        MEANS["cpu"], channels=(4, 4, 4), convolutions=(1, 1, 1), slice_channels=(4, 4, 4)
+    )
     monkeypatch.setitem(MEANS, "cpu", means)  # type: ignore[arg-type]
 
 
@@ -51,6 +53,18 @@ def test_a_trained_model_segments_the_cases(phantom_study: Make) -> None:
     model_id = train(study, config())
     predict(study, model_id, None, PredictConfig(device="cpu"))
     assert study.prediction("c1") is not None
+
+
+def test_a_model_of_slices_segments_volumes(phantom_study: Make) -> None:
+    study = phantom_study()
+    model_id = train(study, config(dims="2", patch=None, spacing_mm=None, validation="slices"))
+    info: Any = study.model(model_id).info
+    assert info["patch_zyx"] == info["plan"]["patch_zyx"][1:]
+    assert info["validation"]["dice"] is not None
+    predict(study, model_id, None, PredictConfig(device="cpu"))
+    found = study.prediction("c1")
+    assert found is not None
+    assert found.array.shape == (10, 16, 16)
 
 
 def test_the_model_says_how_it_was_made(phantom_study: Make) -> None:

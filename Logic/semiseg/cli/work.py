@@ -17,6 +17,7 @@ from semiseg.cli.options import (
 from semiseg.cli.screen import screen_of
 from semiseg.config import (
     Device,
+    Dims,
     PredictConfig,
     PropagationConfig,
     RegistrationConfig,
@@ -98,6 +99,9 @@ def train(
     spacing: Annotated[
         float | None, typer.Option("--spacing", metavar="MM", help="Voxel size; chosen if none.")
     ] = None,
+    dims: Annotated[
+        str, typer.Option(help="auto, 2 (networks see single axial slices) or 3.")
+    ] = "auto",
     batch_size: Annotated[
         int | None, typer.Option(help="Patches per step; chosen if none.")
     ] = None,
@@ -131,6 +135,7 @@ def train(
         device=cast("Device", device),
         validation=cast("Validation", validation),
         spacing_mm=spacing,
+        dims=cast("Dims", dims),
         batch_size=batch_size,
         learning_rate=learning_rate,
         use_propagated=not human_only,

@@ -32,19 +32,25 @@ def signed_distance(
 
 
 def level_maps(
-    found: Supervision, spacing_mm_zyx: tuple[float, float, float]
+    found: Supervision,
+    spacing_mm_zyx: tuple[float, float, float],
+    *,
+    within_slices: bool = False,
 ) -> NDArray[np.float16]:
     """(K, z, y, x) signed distance of each structure where it is known, NaN elsewhere.
 
     Where a structure is known in the whole volume the distance is in 3-D; where it is known in
     single slices it is within each slice, because what lies between them is not known.
+    `within_slices`: within each axial slice in any case.
     """
     n_structures = found.patterns.shape[1] - 1
     maps = np.full((n_structures, *found.label.shape), np.nan, np.float16)
     for k in range(n_structures):
         known = found.patterns[:, k + 1][found.pattern] & (found.valid > 0)
         inside = (found.label == k + 1) & known
-        if known.all():
+        if within_slices:
+            _fill_slices(maps[k], inside, known, spacing_mm_zyx, axes=(0,))
+        elif known.all():
             maps[k] = signed_distance(inside, spacing_mm_zyx)
         else:
             _fill_slices(maps[k], inside, known, spacing_mm_zyx)
@@ -56,8 +62,9 @@ def _fill_slices(
     inside: NDArray[np.bool_],
     known: NDArray[np.bool_],
     spacing_mm_zyx: tuple[float, float, float],
+    axes: tuple[int, ...] = (0, 1, 2),
 ) -> None:
-    for axis in range(3):
+    for axis in axes:
         others = tuple(i for i in range(3) if i != axis)
         spacing = tuple(spacing_mm_zyx[i] for i in others)
         for index in np.flatnonzero(known.all(axis=others)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -28,7 +28,10 @@ Strata = list[NDArray[np.int64]]
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerSettings:
-    """Size of batches, and how far their samples are changed (None: not at all)."""
+    """Size of batches, and how far their samples are changed (None: not at all).
+
+    Patches that are one slice deep make 2-D batches, and stay within their slices.
+    """
 
     patch_zyx: Zyx
     n_labelled: int
@@ -40,6 +43,20 @@ class SamplerSettings:
     greys: GreyRange | None = field(default_factory=GreyRange)
     level_sets: bool = False
     places: bool = False
+
+    @property
+    def flat(self) -> bool:
+        """Whether samples are slices."""
+        return self.patch_zyx[0] == 1
+
+    @property
+    def movements(self) -> SpatialRange | None:
+        """How far space is moved for patches of this depth."""
+        return (
+            replace(self.spatial, within_slices=True)
+            if self.spatial and self.flat
+            else self.spatial
+        )
 
 
 class Sampler:
@@ -102,14 +119,17 @@ class Sampler:
         case = self._cases[number]
         voxel = _anywhere(rng, case.shape_zyx) if blind else self._known_voxel(rng, number)
         centre = _patch_centre(rng, voxel, case.shape_zyx, settings.patch_zyx)
-        warp = draw_warp(rng, centre, case.image.grid.spacing_mm_zyx, settings.spatial)
+        warp = draw_warp(rng, centre, case.image.grid.spacing_mm_zyx, settings.movements)
         image, maps, inside = self._sources[number].cut(warp, settings.patch_zyx)
         if settings.greys is not None:
             generator = torch.Generator(self._device).manual_seed(int(rng.integers(2**62)))
             image = change_greys(image, rng, generator, settings.greys)
         seen = torch.zeros_like(inside) if blind else inside
         known = self._supervision(number, maps, seen)
-        return number, {"image": image[None], **known, **self._place(maps, inside)}
+        sample = {"image": image[None], **known, **self._place(maps, inside)}
+        if settings.flat:
+            sample = {name: tensor.squeeze(-3) for name, tensor in sample.items()}
+        return number, sample
 
     def _place(self, maps: dict[str, Tensor], inside: Tensor) -> dict[str, Tensor]:
         """Places (3, *) in the reference case, NaN outside of the image; no label says them."""
@@ -163,14 +183,14 @@ class Sampler:
 
 def _source(case: TrainingCase, device: torch.device, settings: SamplerSettings) -> Source:
     """The case's voxels on `device`, in few bytes each."""
-    maps = _known_maps(case, level_sets=settings.level_sets)
+    maps = _known_maps(case, settings)
     if settings.places and case.places is not None:
         maps |= {f"place{axis}": torch.from_numpy(part) for axis, part in enumerate(case.places)}
     image = torch.from_numpy(case.image.array).to(device)
     return Source(image, case.image.fill, {name: m.to(device) for name, m in maps.items()})
 
 
-def _known_maps(case: TrainingCase, *, level_sets: bool) -> dict[str, Tensor]:
+def _known_maps(case: TrainingCase, settings: SamplerSettings) -> dict[str, Tensor]:
     """What is known of the case, by name; nothing where nothing is."""
     known = case.supervision
     if known is None:
@@ -181,8 +201,9 @@ def _known_maps(case: TrainingCase, *, level_sets: bool) -> dict[str, Tensor]:
         "origin": torch.from_numpy(known.origin),
         "pattern": torch.from_numpy(known.pattern),
     }
-    if level_sets:
-        levels = level_maps(known, case.image.grid.spacing_mm_zyx)
+    if settings.level_sets:
+        spacing = case.image.grid.spacing_mm_zyx
+        levels = level_maps(known, spacing, within_slices=settings.flat)
         maps |= {f"level{k}": torch.from_numpy(level) for k, level in enumerate(levels)}
     return maps
 
@@ -225,7 +246,8 @@ def _patch_centre(
 ) -> NDArray[np.float64]:
     """Middle of a patch that holds `voxel` somewhere and leaves the image as little as may be."""
     patch, shape = np.asarray(patch_zyx), np.asarray(shape_zyx)
-    start = voxel - np.rint(rng.uniform(0.5 - _REACH / 2, 0.5 + _REACH / 2, 3) * patch)
+    within = np.rint(rng.uniform(0.5 - _REACH / 2, 0.5 + _REACH / 2, 3) * patch)
+    start = voxel - np.minimum(within, patch - 1)
     room = shape - patch
     start = np.clip(start, np.minimum(room, 0) // 2, np.where(room >= 0, room, room // 2))
     return np.asarray(start + (patch - 1) / 2, dtype=np.float64)

@@ -20,7 +20,7 @@ class SpatialRange:
     """How far space is moved: degrees about each axis (z, y, x), factors, knots' millimetres.
 
     `mirror` lists the array axes that may be mirrored: none by default, since mirrored left and
-    right organs are other organs.
+    right organs are other organs. `within_slices`: nothing moves from one axial slice to another.
     """
 
     rotation_deg_zyx: Triple = (20.0, 15.0, 15.0)
@@ -29,6 +29,7 @@ class SpatialRange:
     bend_mm: float = 8.0
     bend_chance: float = 0.5
     mirror: tuple[int, ...] = ()
+    within_slices: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,8 @@ def draw_warp(
     if limits is None:
         return Warp(centre=centre, matrix=np.eye(3), bend=None)
     angles = np.deg2rad(rng.uniform(-1, 1, 3) * limits.rotation_deg_zyx)
+    if limits.within_slices:
+        angles[1:] = 0
     scale = rng.uniform(-1, 1) * limits.log_scale + rng.uniform(-1, 1, 3) * limits.log_stretch
     mirror = np.ones(3)
     for axis in limits.mirror:
@@ -60,6 +63,7 @@ def draw_warp(
     if rng.random() < limits.bend_chance:
         shift = rng.normal(0, limits.bend_mm, (3, _KNOTS, _KNOTS, _KNOTS))
         bend = (shift / spacing[:, None, None, None]).astype(np.float32)
+        bend[0] *= not limits.within_slices
     return Warp(centre=centre, matrix=in_mm * spacing / spacing[:, None], bend=bend)
 
 

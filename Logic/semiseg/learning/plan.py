@@ -13,6 +13,8 @@ import numpy as np
 from semiseg.config import TrainConfig
 from semiseg.errors import ConfigError
 from semiseg.images.grid import Triple
+from semiseg.learning.means import MEANS, Means, voxels_per_step
+from semiseg.learning.slice_plan import Sizes, choose_dims, slice_plan
 from semiseg.learning.survey import CaseFacts, Survey
 from semiseg.networks import NetworkSpec
 
@@ -22,46 +24,6 @@ _WIDTHS_PER_VOXEL = 5.0
 _SMALLEST_SIDE = 16
 _SMALLEST_ROOM = 40**3
 _FINER_AT_MOST = 0.7
-_NOMINAL_MINUTES = 10.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Means:
-    """What a kind of device can do: nominal training speed, and the limits that follow.
-
-    The nominal speed is used where no time is to be kept, so that a run of so many steps is the
-    same everywhere.
-    """
-
-    voxels_per_s: float
-    coarsest_mm: float
-    steps_wanted: int
-    patch_voxels: int
-    n_labelled: int
-    channels: tuple[int, ...]
-    convolutions: tuple[int, ...]
-
-
-MEANS: Mapping[str, Means] = {
-    "cpu": Means(
-        voxels_per_s=8e5,
-        coarsest_mm=5.0,
-        steps_wanted=1200,
-        patch_voxels=80**3,
-        n_labelled=2,
-        channels=(16, 32, 64, 128),
-        convolutions=(1, 2, 2, 2),
-    ),
-    "cuda": Means(
-        voxels_per_s=4e7,
-        coarsest_mm=3.0,
-        steps_wanted=3000,
-        patch_voxels=128**3,
-        n_labelled=4,
-        channels=(32, 64, 128, 256, 320),
-        convolutions=(2, 2, 2, 2, 2),
-    ),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +44,7 @@ class Plan:
 
     def smaller(self) -> Plan | None:
         """The next plan to try when memory is out: patch, then batch, then the CPU; None: none."""
-        multiple = self.network.multiple
+        multiple = self.network.multiple_zyx
         side = max(range(3), key=lambda axis: self.patch_zyx[axis] / multiple[axis])
         halved = _whole(self.patch_zyx[side] / 2, multiple[side])
         if halved >= max(_SMALLEST_SIDE, 2 * multiple[side]):
@@ -126,9 +88,34 @@ def make_plan(
     `voxels_per_s` is the measured speed of training on `device`, None for the nominal one.
     """
     means = MEANS[device]
+    voxels = voxels_per_step(config, means, voxels_per_s)
+    native = _native(found.train)
+    extent = _median([facts.extent_mm_zyx for facts in found.train])
+    if choose_dims(config, native, extent) == 2:
+        n_classes = len(found.classes)
+        sizes = slice_plan(
+            config, means, native, extent, voxels_per_step=voxels, n_classes=n_classes
+        )
+    else:
+        sizes = _volume_plan(found, config, means, voxels, uses_unlabelled=uses_unlabelled)
+    _check_patch(sizes.patch_zyx, sizes.network)
+    return Plan(
+        spacing_mm_zyx=sizes.spacing_mm_zyx,
+        patch_zyx=sizes.patch_zyx,
+        n_labelled=sizes.n_labelled,
+        n_unlabelled=sizes.n_labelled if uses_unlabelled else 0,
+        network=sizes.network,
+        device=device,
+    )
+
+
+def _volume_plan(
+    found: Survey, config: TrainConfig, means: Means, voxels: float, *, uses_unlabelled: bool
+) -> Sizes:
+    """Patches of a volume, as large and as fine as `voxels` per step allow."""
     n_labelled = config.batch_size or means.n_labelled
-    n_unlabelled = n_labelled if uses_unlabelled else 0
-    room = _voxel_room(config, means, voxels_per_s, n_labelled + n_unlabelled)
+    per_patch = voxels / (2 * n_labelled if uses_unlabelled else n_labelled)
+    room = float(np.clip(per_patch, _SMALLEST_ROOM, means.patch_voxels))
     extent = _median([facts.extent_mm_zyx for facts in found.train])
     spacing = _spacing(found, config, means, extent, room)
     strides = _strides(spacing, len(means.channels))
@@ -138,28 +125,12 @@ def make_plan(
         convolutions=means.convolutions[: len(strides) + 1],
         strides=strides,
     )
-    patch = config.patch or _patch(extent / np.asarray(spacing), room, network.multiple)
-    _check_patch(patch, network.multiple)
-    return Plan(
+    return Sizes(
         spacing_mm_zyx=spacing,
-        patch_zyx=patch,
+        patch_zyx=config.patch or _patch(extent / np.asarray(spacing), room, network.multiple_zyx),
         n_labelled=n_labelled,
-        n_unlabelled=n_unlabelled,
         network=network,
-        device=device,
     )
-
-
-def _voxel_room(config: TrainConfig, means: Means, voxels_per_s: float | None, batch: int) -> float:
-    """Voxels that a patch may have so that enough steps fit into the time.
-
-    Without a time it is that of ten minutes at the nominal speed, on every machine alike.
-    """
-    measured = None if config.minutes is None else voxels_per_s
-    minutes = _NOMINAL_MINUTES if config.minutes is None else config.minutes
-    speed = measured or means.voxels_per_s
-    per_patch = speed * minutes * 60 / means.steps_wanted / batch
-    return float(np.clip(per_patch, _SMALLEST_ROOM, means.patch_voxels))
 
 
 def _spacing(
@@ -208,12 +179,15 @@ def _patch(extent_voxels: np.ndarray[Any, Any], room: float, multiple: tuple[int
     return cast(Zyx, tuple(max(n, 2 * m) for n, m in zip(sides, multiple, strict=True)))
 
 
-def _check_patch(patch: Zyx, multiple: tuple[int, ...]) -> None:
-    if any(n < 2 * m or n % m for n, m in zip(patch, multiple, strict=True)):
+def _check_patch(patch: Zyx, network: NetworkSpec) -> None:
+    multiple, dims = network.multiple_zyx, network.dims
+    sides = list(zip(patch, multiple, strict=True))[-dims:]
+    if any(n < 2 * m or n % m for n, m in sides) or (dims == 2 and patch[0] != 1):
         wanted = " x ".join(map(str, multiple))
+        slices = "; a patch of a 2-D network is one slice deep" if dims == 2 else ""
         raise ConfigError(
             f"patch {' x '.join(map(str, patch))} does not fit the network: its sides (z, y, x) "
-            f"must be multiples of {wanted}, and at least twice that"
+            f"must be multiples of {wanted}, and at least twice that{slices}"
         )
 
 

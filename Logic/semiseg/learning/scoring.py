@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from semiseg.data.cases import TrainingCase
 from semiseg.events import Json
@@ -71,13 +72,20 @@ def segment(method: Method, plan: Plan, case: TrainingCase) -> NDArray[np.int64]
         window_zyx=plan.patch_zyx, overlap=_OVERLAP, batch=2, device=device, sum_on=device
     )
     chunks = stream_probabilities(
-        lambda windows: method.predict(windows).float().softmax(dim=1),
+        lambda windows: _probabilities(method, windows),
         torch.from_numpy(case.image.array),
         window,
         fill=case.image.fill,
         on_windows=lambda _: None,
     )
     return torch.cat([chunk.argmax(dim=0).cpu() for chunk in chunks]).numpy()
+
+
+def _probabilities(method: Method, windows: Tensor) -> Tensor:
+    """(B, C, d, h, w) of `windows` (B, 1, d, h, w); a slice is given to a 2-D network."""
+    flat = windows.shape[2] == 1
+    logits = method.predict(windows.squeeze(2) if flat else windows)
+    return (logits.unsqueeze(2) if flat else logits).float().softmax(dim=1)
 
 
 def _dice(

@@ -24,8 +24,7 @@ def voxels_per_s(method: str, plan: Plan) -> float:
     """
     device = torch.device(plan.device)
     learner = Learner(method, MethodSettings(network=plan.network), device, seed=0)
-    z, y, x = (_SIDE_IN_MULTIPLES * m for m in plan.network.multiple)
-    small = replace(plan, patch_zyx=(z, y, x))
+    small = replace(plan, patch_zyx=_sides(plan))
     batch = _made_up(small, device)
     seconds = math.inf
     for timed in range(_TIMED_STEPS + 1):
@@ -36,19 +35,26 @@ def voxels_per_s(method: str, plan: Plan) -> float:
     return small.voxels_per_step / seconds
 
 
+def _sides(plan: Plan) -> tuple[int, int, int]:
+    """Enough voxels to measure by; slices no larger than those that are planned."""
+    z, y, x = (_SIDE_IN_MULTIPLES * m for m in plan.network.multiple_zyx)
+    return (z, y, x) if plan.network.dims == 3 else plan.patch_zyx
+
+
 def _made_up(plan: Plan, device: torch.device) -> Batch:
     n = plan.n_labelled + plan.n_unlabelled
-    shape = (n, *plan.patch_zyx)
+    patch = plan.patch_zyx[-plan.network.dims :]
+    shape = (n, *patch)
     label = (torch.arange(math.prod(shape)) % plan.network.n_classes).view(shape)
     return Batch(
         image=label[:, None].float(),
         label=label,
         valid=torch.ones(shape),
-        known=torch.ones(n, plan.network.n_classes, *plan.patch_zyx, dtype=torch.bool),
+        known=torch.ones(n, plan.network.n_classes, *patch, dtype=torch.bool),
         origin=torch.ones(shape, dtype=torch.uint8),
         modality=torch.zeros(n, dtype=torch.int64),
         case=("made up",) * n,
         n_labelled=plan.n_labelled,
-        place=torch.zeros(n, 3, *plan.patch_zyx),
+        place=torch.zeros(n, 3, *patch),
         spacing_mm_zyx=plan.spacing_mm_zyx,
     ).to(device)
