@@ -18,6 +18,8 @@ from semiseg.dicom.elements import first, integer, items, number, numbers, text,
 from semiseg.dicom.loading import load
 from semiseg.dicom.scan import scan
 from semiseg.errors import ImageError, SemiSegError
+from semiseg.images.grid import Grid
+from semiseg.images.reading import read_image, write_image
 
 SeriesMaker = Callable[..., list[Path]]
 
@@ -57,6 +59,29 @@ def test_mutated_headers_load_or_are_refused_in_a_sentence(
     assert len(sentences) > 3
     assert min(map(len, sentences)) > 20
     assert sorted(tmp_path.iterdir()) == sorted(paths)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("suffix", [".nrrd", ".nii"])
+def test_mutated_volumes_load_or_are_refused_in_a_sentence(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    array = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
+    write_image(path, array, Grid(size_xyz=(5, 4, 3), spacing_mm_xyz=(1.0, 2.0, 3.0)))
+    good = path.read_bytes()
+    rng = np.random.default_rng(3)
+    loaded, sentences = 0, []
+    for _ in range(100):
+        changed = bytearray(good)
+        for place in rng.integers(0, min(350, len(good)), size=int(rng.integers(1, 4))):
+            changed[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(bytes(changed))
+        try:
+            read_image(path)
+            loaded += 1
+        except SemiSegError as error:
+            sentences.append(str(error))
+    assert loaded > 5
+    assert min(map(len, sentences)) > 20
 
 
 def _packed_series(folder: Path, name: str, frame: bytes | None = None) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom.dataset import Dataset
 
 from semiseg.cli.app import run
 from semiseg.dicom.references import Reference
@@ -177,3 +178,19 @@ def test_wrong_modality_tag_is_told(
     assert code == 0
     assert study.open(study.folder).cases["CT-7"].modality == "MR"
     assert "the DICOM files say CT" in end.message
+
+
+def test_series_in_no_doubt_is_added_while_others_wait(
+    tmp_path: Path, dicom_series: SeriesMaker, study: Study
+) -> None:
+    dicom_series(tmp_path / "in", prefix="a")
+    dicom_series(tmp_path / "in", prefix="b", key="b", modality="MR")
+    dicom_series(tmp_path / "in", prefix="c", key="b", modality="MR", change=_second_echo)
+    code, end = _command("study", "add", study.folder, tmp_path / "in")
+    assert (code, end.data["cases"]) == (0, ["CT-7"])
+    assert "--series, or all: 1: MR 7 (echo 80 ms); 2: MR 7 (other)" in end.message
+
+
+def _second_echo(dataset: Dataset, k: int) -> None:
+    dataset.SOPInstanceUID = f"1.2.9.{k}"
+    dataset.EchoTime = 80

@@ -378,7 +378,9 @@ def test_padding_becomes_the_lowest_value(
 
 def test_unmarked_padding_of_a_ct_is_cut_at_air(tmp_path: Path, dicom_series: SeriesMaker) -> None:
     dicom_series(tmp_path, values=lambda world: np.minimum(grey(world), 0) * 3)
-    assert only(tmp_path).array.min() == -1024
+    loaded = only(tmp_path)
+    assert loaded.array.min() == -1024
+    assert "below -1024 HU" in loaded.notes[0]
 
 
 def test_nothing_but_padding_is_refused(tmp_path: Path, dicom_series: SeriesMaker) -> None:
@@ -518,3 +520,16 @@ def test_file_that_shrinks_after_the_scan_is_told(
     dataset.save_as(paths[0])
     with pytest.raises(ImageError, match="header announces"):
         load(tmp_path, volume)
+
+
+def test_stacks_of_other_sizes_in_one_series_are_named_by_size(
+    tmp_path: Path, dicom_series: SeriesMaker
+) -> None:
+    def smaller(dataset: Dataset, k: int) -> None:
+        dataset.SOPInstanceUID = generate_uid()
+        dataset.Rows = 6
+        dataset.PixelData = dataset.PixelData[: 6 * 10 * 2]
+
+    dicom_series(tmp_path, prefix="a")
+    dicom_series(tmp_path, prefix="b", change=smaller)
+    assert _parts(scan(tmp_path)) == ["10 x 12 pixels", "10 x 6 pixels"]

@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
@@ -17,7 +20,11 @@ from pydicom.uid import generate_uid
 from semiseg.cli.app import run
 from semiseg.dicom.label_files import is_dicom, read_dicom_label
 from semiseg.dicom.loading import load
+from semiseg.dicom.makers import HUMAN, SegmentSpec, Term, stable_uid
+from semiseg.dicom.originals import originals
+from semiseg.dicom.rtstruct_writing import make_rtstruct
 from semiseg.dicom.scan import scan
+from semiseg.dicom.seg_writing import make_seg
 from semiseg.errors import (
     ConfigError,
     GeometryMismatchError,
@@ -120,6 +127,49 @@ def test_round_trip_gives_the_same_voxels(
     assert all(
         np.abs(np.subtract(s.color, study.protocol.by_name(s.name).color)).max() <= 1
         for s in label.segments
+    )
+
+
+@settings(
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    angles=st.tuples(*[st.floats(-3.1, 3.1)] * 3),
+    flip=st.booleans(),
+    drawn=arrays(np.uint16, (4, 12, 10), elements=st.integers(0, 2)),
+)
+def test_any_drawing_in_any_orientation_survives_both_objects(
+    tmp_path_factory: pytest.TempPathFactory,
+    dicom_series: SeriesMaker,
+    angles: tuple[float, float, float],
+    flip: bool,
+    drawn: np.ndarray,
+) -> None:
+    folder = tmp_path_factory.mktemp("series")
+    direction = np.reshape(sitk.Euler3DTransform((0, 0, 0), *angles).GetMatrix(), (3, 3))
+    column = direction[:, 1] * (-1 if flip else 1)
+    dicom_series(folder, orientation=(*direction[:, 0], *column), n=4)
+    reference = load(folder, scan(folder).volumes[0]).reference
+    specs = [_spec(number) for number in (1, 2) if (drawn == number).any()]
+    for make in (make_seg, make_rtstruct) if specs else ():
+        path = folder / "object.dcm"
+        make(drawn, specs, reference, originals(reference)).save_as(path)
+        back = place_on(read_dicom_label(path, reference.grid), reference.grid)
+        names = [0, *(int(segment.name) for segment in back.segments)]
+        assert np.array_equal(np.array(names)[back.array], drawn)
+        path.unlink()
+
+
+def _spec(number: int) -> SegmentSpec:
+    return SegmentSpec(
+        id=number,
+        name=str(number),
+        color=(9, 9, 9),
+        category=Term("123037004", "SCT", "Anatomical Structure"),
+        type=Term("10200004", "SCT", "Liver"),
+        modifier=None,
+        maker=HUMAN,
+        tracking_uid=stable_uid(number),
     )
 
 

@@ -134,6 +134,9 @@ def _left_out(found: Scan, series: str, screen: Screen) -> None:
     for volume in found.volumes:
         if volume.problem:
             screen.say(f"left out: series {named(volume)} {volume.problem}")
+    waiting = _to_choose(found)
+    if waiting:
+        screen.say(f"left out: {waiting}")
 
 
 def _chosen(found: Scan, series: str) -> list[Volume]:
@@ -150,14 +153,25 @@ def _chosen(found: Scan, series: str) -> list[Volume]:
     ready = [volume for volume in found.volumes if volume.ready]
     if not ready:
         raise ImageError(_nothing(found))
-    several = [volume for volume in ready if volume.siblings > 1]
-    if several and not series:
-        listed = "; ".join(f"{v.number}: {named(v)}" for v in several[:8])
-        raise ImageError(
-            f"a series in {found.root.name} holds {several[0].siblings} volumes of one region; "
-            f"say which to add with --series (or all): {listed}"
-        )
-    return ready
+    if series:
+        return ready
+    clear = [volume for volume in ready if volume.siblings == 1]
+    if not clear:
+        raise ImageError(f"{found.root}: {_to_choose(found)}")
+    return clear
+
+
+def _to_choose(found: Scan) -> str:
+    """Which volumes wait for the user's choice; empty when none does."""
+    several = [volume for volume in found.volumes if volume.ready and volume.siblings > 1]
+    if not several:
+        return ""
+    listed = "; ".join(f"{v.number}: {named(v)}" for v in several[:8])
+    more = f"; and {len(several) - 8} more" if len(several) > 8 else ""
+    return (
+        "a series holds several volumes (time points, echoes, directions); say which to add with "
+        f"--series, or all: {listed}{more}"
+    )
 
 
 def _nothing(found: Scan) -> str:

@@ -54,8 +54,7 @@ def load(root: Path, volume: Volume, emit: Emit = ignore, *, bridge_gaps: bool =
     _require_memory(layout.grid)
     with quiet(), open_source(root) as source:
         stack, files, notes = _read(source, frames, emit)
-    low = _mended_low(stack, volume.first.modality)
-    array = _regular(stack, layout, low)
+    array = _regular(stack, layout, _low(stack, volume.first.modality))
     if array.min() == array.max():
         raise ImageError(f"has the value {array.flat[0]:g} in every voxel; nothing can be seen")
     tag = volume.first.modality
@@ -112,19 +111,17 @@ def _mend(
         low = _low(stack, modality)
         stack[padding] = low
         notes.append(f"{count} voxels of padding were set to {low:g}")
+    if modality == "CT" and float(stack.min()) < LOWEST_HU:
+        # Below -1024 HU lies nothing but padding that no tag tells of.
+        count = int(np.count_nonzero(stack < LOWEST_HU))
+        np.maximum(stack, LOWEST_HU, out=stack)
+        notes.append(f"{count} voxels below -1024 HU were set to -1024")
     return tuple(notes)
 
 
 def _low(stack: NDArray[np.float32], modality: str) -> float:
     lowest = float(np.nanmin(stack))
     return max(lowest, LOWEST_HU) if modality == "CT" else lowest
-
-
-def _mended_low(stack: NDArray[np.float32], modality: str) -> float:
-    """Cuts a CT at -1024 HU, below which only unmarked padding lies; the value for outside."""
-    if modality == "CT" and float(stack.min()) < LOWEST_HU:
-        np.maximum(stack, LOWEST_HU, out=stack)
-    return _low(stack, modality)
 
 
 def _regular(stack: NDArray[np.float32], layout: Layout, outside: float) -> NDArray[np.float32]:

@@ -39,7 +39,7 @@ def make_seg(
     `headers` are the series' files in the order of `reference`. A volume that was resampled on
     the way in keeps its own planes, in the series' frame of reference.
     """
-    numbered = np.zeros(array.shape, dtype=np.uint8)
+    numbered = np.zeros(array.shape, dtype=np.uint8 if len(specs) < 256 else np.uint16)
     for number, spec in enumerate(specs, 1):
         numbered[array == spec.id] = number
     pixels, geometry = _arranged(numbered, reference, headers)
@@ -74,8 +74,8 @@ def _in_slice_order(reference: Reference, headers: Sequence[Dataset]) -> Sequenc
 
 
 def _arranged(
-    array: NDArray[np.uint8], reference: Reference, headers: Sequence[Dataset]
-) -> tuple[NDArray[np.uint8], _Geometry | None]:
+    array: NDArray[np.unsignedinteger], reference: Reference, headers: Sequence[Dataset]
+) -> tuple[NDArray[np.unsignedinteger], _Geometry | None]:
     """The planes in the order of the source's frames, or with places of their own."""
     if reference.exact and len(headers) == len(reference.slices):
         return array, None

@@ -114,7 +114,7 @@ def _parts_of_series(frames: Sequence[Frame], same: Same) -> list[Volume]:
     stacks = _by_orientation(frames)
     found = []
     for number, stack in enumerate(stacks, 1):
-        name = f"direction {number}" if len(stacks) > 1 else ""
+        name = _stack_name(number, stacks)
         unique, copies = _without_copies(stack)
         notes = (f"{copies} copies of slices were left out",) if copies else ()
         found += [
@@ -126,6 +126,16 @@ def _parts_of_series(frames: Sequence[Frame], same: Same) -> list[Volume]:
             for part in _by_place(unique, same)
         ]
     return found
+
+
+def _stack_name(number: int, stacks: Sequence[Sequence[Frame]]) -> str:
+    """What tells a stack from the others of its series: its size, else its direction."""
+    if len(stacks) < 2:
+        return ""
+    sizes = [(stack[0].key.columns, stack[0].key.rows) for stack in stacks]
+    if len(set(sizes)) == len(stacks):
+        return f"{sizes[number - 1][0]} x {sizes[number - 1][1]} pixels"
+    return f"direction {number}"
 
 
 def _by_orientation(frames: Sequence[Frame]) -> list[list[Frame]]:

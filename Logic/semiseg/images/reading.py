@@ -125,7 +125,7 @@ def require_file(path: Path) -> None:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
             raise ImageError(
-                f"{path} is a folder; give one image file (for a DICOM series: convert it first)"
+                f"{path} is a folder; give one image file (only `study add` takes DICOM folders)"
             )
         if not stat.S_ISREG(mode):
             raise ImageError(f"{path} is not an ordinary file; give one image file")
