@@ -7,7 +7,8 @@ propagate  {"case", "saved", "version", "verdict", "score", "reasons", "atlases"
            "self_check"} when a case is ready; "saved" is false and "version" null where the
            trust gate rejected it. {"case", "why"} for a case that nothing could be carried to.
 predict    {"case", "saved": true, "version", "model", "uncertainty"} when a case is saved.
-prepare    {"plan"} once it is decided how to learn.
+prepare    {"method", "why"} where the method was left to be chosen; {"plan"} once it is decided
+           how to learn.
 train      {"loss", "progress", "steps_per_s"} about twice a second; {"dice", "validation_dice",
            "structures", "cases"} when the validation was scored ("dice" the mean over structures,
            null where there was nothing to compare). `step` and `total` are training steps.

@@ -18,6 +18,7 @@ from semiseg.config import MODALITIES, TrainConfig, to_json
 from semiseg.devices import choose_device, set_threads
 from semiseg.events import Emit, Json, ignore
 from semiseg.images.intensity import NORMALISATION
+from semiseg.learning.method_choice import settled
 from semiseg.learning.run import Run
 from semiseg.learning.session import Session
 from semiseg.learning.survey import Survey, survey
@@ -33,6 +34,7 @@ _NOT_IN_KEY = ("checkpoint_every_s", "checkpoint_every_steps")
 def train(study: Study, config: TrainConfig, emit: Emit = ignore, *, resume: bool = True) -> int:
     """Learn from the study's training cases; the id of the new model.
 
+    The method "auto" is settled here; an event of phase "prepare" and model.json say why.
     Goes on with an unfinished run of the same settings on the same labels, unless `resume` is
     off. Events of phase "train" carry loss, steps_per_s, seconds_left and validation_dice.
     NotEnoughLabelsError, ConfigError, DeviceError and StorageError say what is missing.
@@ -41,6 +43,7 @@ def train(study: Study, config: TrainConfig, emit: Emit = ignore, *, resume: boo
     set_threads(min(torch.get_num_threads(), usable_threads()))
     device = choose_device(config.device, emit)
     found = survey(study, use_propagated=config.use_propagated)
+    config, why = settled(config, found, device.type, emit)
     folder = study.jobs_dir / f"train-{_key(study, config, found, device)}"
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)
@@ -49,7 +52,8 @@ def train(study: Study, config: TrainConfig, emit: Emit = ignore, *, resume: boo
         session.prepare(device, start)
         session.score_folds()
         run = session.final_run()
-    model_id = study.add_model(lambda draft: _write(draft, run), _description(session, run))
+    description = {**_description(session, run), "method_chosen_because": why}
+    model_id = study.add_model(lambda draft: _write(draft, run), description)
     shutil.rmtree(folder, ignore_errors=True)
     return model_id
 

@@ -87,7 +87,9 @@ def propagate(
 def train(
     context: typer.Context,
     folder: StudyFolder,
-    method: Annotated[str, typer.Option(help="How to learn.")] = "supervised",
+    method: Annotated[
+        str, typer.Option(help="How to learn; auto chooses and says why.")
+    ] = "supervised",
     minutes: Annotated[
         float | None, typer.Option(help="End after this time; 10 if no end is given.")
     ] = None,
