@@ -19,6 +19,7 @@ patient are in one split; figures are of val), `abdomen` (ct, mr: both modalitie
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import multiprocessing
 import os
@@ -68,7 +69,7 @@ def main() -> int:
     given = parse()
     out = Path(given.out)
     out.mkdir(parents=True, exist_ok=True)
-    scans = DATA_SETS[given.data_set][0](Path(given.data))
+    scans = distinct(DATA_SETS[given.data_set][0](Path(given.data)))
     require_settings(out, given)
     runs = [run for run in all_runs(given) if not (out / run.file).exists()]
     say(f"{len(runs)} runs to do; {sum(s.pool for s in scans)} scans in the pool, the rest tests")
@@ -190,6 +191,17 @@ def loop_config(run: Run, given: argparse.Namespace):
         predict_splits=("test",),
         write_files=False,
     )
+
+
+def distinct(scans: list[Scan]) -> list[Scan]:
+    """Without images that are there twice under other names; a test scan is kept of such twins."""
+    kept: dict[str, Scan] = {}
+    for one in sorted(scans, key=lambda one: one.pool):
+        twin = kept.setdefault(hashlib.sha256(one.image.read_bytes()).hexdigest(), one)
+        if twin is not one:
+            say(f"{one.name} is left out: its image is that of {twin.name}")
+    names = {one.name for one in kept.values()}
+    return [one for one in scans if one.name in names]
 
 
 def hippocampus(folder: Path) -> list[Scan]:
