@@ -30,14 +30,16 @@ ANATOMICAL_STRUCTURE = Code(scheme="SCT", value="123037004", meaning="Anatomical
 LEFT = Code(scheme="SCT", value="7771000", meaning="Left")
 RIGHT = Code(scheme="SCT", value="24028007", meaning="Right")
 
-# name: (SNOMED CT code, meaning, colour); codes as in DICOM PS3.16 and its context groups.
+# name: (SNOMED CT code, meaning, colour); codes as in DICOM PS3.16 and its context groups. The
+# organs of the upper abdomen have colours of our own: in the usual ones liver and stomach, or
+# kidney and aorta, can hardly be told apart where they touch.
 _SINGLE: dict[str, tuple[str, str, Color]] = {
-    "liver": ("10200004", "Liver", (221, 130, 101)),
+    "liver": ("10200004", "Liver", (176, 104, 72)),
     "spleen": ("78961009", "Spleen", (157, 108, 162)),
-    "kidney": ("64033007", "Kidney", (185, 102, 83)),
-    "pancreas": ("15776009", "Pancreas", (249, 180, 111)),
-    "stomach": ("69695003", "Stomach", (216, 132, 105)),
-    "gallbladder": ("28231008", "Gallbladder", (139, 150, 98)),
+    "kidney": ("64033007", "Kidney", (235, 205, 70)),
+    "pancreas": ("15776009", "Pancreas", (255, 150, 80)),
+    "stomach": ("69695003", "Stomach", (90, 185, 175)),
+    "gallbladder": ("28231008", "Gallbladder", (120, 190, 80)),
     "duodenum": ("38848004", "Duodenum", (255, 253, 229)),
     "small_bowel": ("30315005", "Small intestine", (205, 167, 142)),
     "colon": ("71854001", "Colon", (204, 168, 143)),
@@ -46,8 +48,8 @@ _SINGLE: dict[str, tuple[str, str, Color]] = {
     "urinary_bladder": ("89837001", "Urinary bladder", (222, 154, 132)),
     "prostate": ("41216001", "Prostate", (230, 158, 140)),
     "uterus": ("35039007", "Uterus", (255, 181, 158)),
-    "aorta": ("15825003", "Aorta", (224, 97, 76)),
-    "inferior_vena_cava": ("64131007", "Inferior vena cava", (0, 151, 206)),
+    "aorta": ("15825003", "Aorta", (230, 60, 60)),
+    "inferior_vena_cava": ("64131007", "Inferior vena cava", (50, 125, 235)),
     "superior_vena_cava": ("48345005", "Superior vena cava", (0, 125, 190)),
     "portal_vein": ("32764006", "Portal vein", (0, 110, 160)),
     "portal_vein_and_splenic_vein": (
@@ -84,7 +86,7 @@ _SINGLE: dict[str, tuple[str, str, Color]] = {
     "skeletal_muscle": ("127954009", "Skeletal muscle", (192, 104, 88)),
 }
 _PAIRED: dict[str, tuple[str, str, Color]] = {
-    "kidney": ("64033007", "Kidney", (185, 102, 83)),
+    "kidney": ("64033007", "Kidney", (235, 205, 70)),
     "adrenal_gland": ("23451007", "Adrenal gland", (249, 186, 150)),
     "lung": ("39607008", "Lung", (197, 165, 145)),
     "lung_upper_lobe": ("45653009", "Upper lobe of lung", (172, 138, 115)),
