@@ -34,10 +34,10 @@ RIGHT = Code(scheme="SCT", value="24028007", meaning="Right")
 # organs of the upper abdomen have colours of our own: in the usual ones liver and stomach, or
 # kidney and aorta, can hardly be told apart where they touch.
 _SINGLE: dict[str, tuple[str, str, Color]] = {
-    "liver": ("10200004", "Liver", (176, 104, 72)),
+    "liver": ("10200004", "Liver", (150, 75, 60)),
     "spleen": ("78961009", "Spleen", (157, 108, 162)),
     "kidney": ("64033007", "Kidney", (235, 205, 70)),
-    "pancreas": ("15776009", "Pancreas", (255, 150, 80)),
+    "pancreas": ("15776009", "Pancreas", (255, 130, 60)),
     "stomach": ("69695003", "Stomach", (90, 185, 175)),
     "gallbladder": ("28231008", "Gallbladder", (120, 190, 80)),
     "duodenum": ("38848004", "Duodenum", (255, 253, 229)),
