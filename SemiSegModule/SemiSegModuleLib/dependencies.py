@@ -25,7 +25,7 @@ TORCH = "torch>=2.2"
 # Slicer's own: shown, kept as they are, never installed.
 BUNDLED = ("numpy>=1.26", "scipy>=1.11", "SimpleITK>=2.3")
 # Slicer's own from 5.12 on; without them all but DICOM files works.
-FOR_DICOM = ("pydicom>=3", "highdicom>=0.25")
+FOR_DICOM = ("pydicom>=3", "highdicom>=0.27")
 _KEPT = (*BUNDLED, *FOR_DICOM, TORCH)
 PYTHON = (3, 11)
 # Megabytes of the wheels for Linux, with what they need (Resources/Docs/packaging.md).
