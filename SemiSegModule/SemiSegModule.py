@@ -77,7 +77,8 @@ class SemiSegModuleWidget(ScriptedLoadableModuleWidget):
 
     def enter(self):
         """The user came to the module."""
-        self.panel.enter()
+        if getattr(self, "panel", None) is not None:
+            self.panel.enter()
 
     def exit(self):
         """The user went to another module; running work goes on."""

@@ -6,16 +6,14 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from slicer.i18n import tr as _
-
 import slicer
 from semiseg.errors import SemiSegError
 from semiseg.jobs import Job
-from SemiSegModuleLib.session_work import WorkPart
+from SemiSegModuleLib.session_study import StudyPart
 from SemiSegModuleLib.tasks import JobClass
 
 
-class Session(WorkPart):
+class Session(StudyPart):
     """The open study, its scene and its jobs.
 
     Call `tick` from one timer, ten times a second. What the user asks for is told back through
@@ -73,26 +71,6 @@ class Session(WorkPart):
             self.tick_slices()
         if self._chores:
             self._chores.popleft()()
-
-    def on_node_removed(self, case_id: str, role: str) -> None:
-        """A node of a case is about to be deleted in the scene; the study keeps what was drawn."""
-        opened = self.open_cases.get(case_id)
-        if opened is None:
-            return
-        if role == "drawn":
-            with self.asking_nothing():
-                self.save_drafts_quietly()
-            self.open_cases.pop(case_id)
-        if role == "suggestion":
-            opened.suggested = {}
-        if role in ("drawn", "volume"):
-            text = _(
-                "{node} of {case} was removed from the scene. It is safe in the study: click the "
-                "case in the table to show it again."
-            )
-            what = _("The segmentation") if role == "drawn" else _("The volume")
-            self.say(text.format(node=what, case=case_id))
-        self.changed("case", "drawn", "suggestion", "ledger")
 
 
 def _scene_observer(session: weakref.ref[Session], method: str) -> Callable[..., None]:

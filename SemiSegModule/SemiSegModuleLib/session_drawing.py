@@ -13,10 +13,10 @@ from semiseg.study.ledger import FINISHED, Ledger, SliceState
 from semiseg.study.merge import Mark
 from SemiSegModuleLib.mrml import segments
 from SemiSegModuleLib.session_core import OpenCase, told
-from SemiSegModuleLib.session_study import StudyPart
+from SemiSegModuleLib.session_views import ViewPart
 
 
-class DrawingPart(StudyPart):
+class DrawingPart(ViewPart):
     """The part of `Session` about drawing and finishing slices."""
 
     _ledger: tuple[str, Ledger] | None = None

@@ -66,7 +66,7 @@ class ProtocolPart(DrawingPart):
         tagged = {info.structure_id for info in segments.structures_in(node)}
         gone = [s for s in before.structures if s.id not in tagged]
         with self.writing_nodes():
-            found = segments.protocol_from(node, before, self.study.retired)
+            found = segments.protocol_from(node, before, self.require_study().retired)
         if gone or found != before:
             self._edited(case_id, found, gone)
 
@@ -93,7 +93,8 @@ class ProtocolPart(DrawingPart):
             segments.sync_segments(node, self.protocol())
             if kept is not None:
                 array = kept.full()
-                frame = tuple((0, size) for size in opened.grid.shape_zyx)
+                z, y, x = opened.grid.shape_zyx
+                frame = ((0, z), (0, y), (0, x))
                 where = np.isin(array, ids) & ~segments.occupied(node, opened.grid, frame)
                 segments.write_region(node, opened.grid, array, (0, 0, 0), where)
         self.touched(case_id)

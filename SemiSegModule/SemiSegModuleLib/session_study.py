@@ -14,11 +14,11 @@ from semiseg.study.study import Study
 from SemiSegModuleLib.additions import Additions
 from SemiSegModuleLib.mrml.binding import Callbacks, SceneBinding
 from SemiSegModuleLib.session_core import told
-from SemiSegModuleLib.session_views import ViewPart
+from SemiSegModuleLib.session_work import WorkPart
 from SemiSegModuleLib.tasks import Tasks
 
 
-class StudyPart(ViewPart):
+class StudyPart(WorkPart):
     """The part of `Session` about the study as a whole."""
 
     missing_folder: Path | None = None

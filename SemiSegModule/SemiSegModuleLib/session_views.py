@@ -81,6 +81,26 @@ class ViewPart(DraftPart):
             )
         )
 
+    def on_node_removed(self, case_id: str, role: str) -> None:
+        """A node of a case is about to be deleted in the scene; the study keeps what was drawn."""
+        opened = self.open_cases.get(case_id)
+        if opened is None:
+            return
+        if role == "drawn":
+            with self.asking_nothing():
+                self.save_drafts_quietly()
+            self.open_cases.pop(case_id)
+        if role == "suggestion":
+            opened.suggested = {}
+        if role in ("drawn", "volume"):
+            text = _(
+                "{node} of {case} was removed from the scene. It is safe in the study: click the "
+                "case in the table to show it again."
+            )
+            what = _("The segmentation") if role == "drawn" else _("The volume")
+            self.say(text.format(node=what, case=case_id))
+        self.changed("case", "drawn", "suggestion", "ledger")
+
     def show_uncertainty(self, visible: bool) -> None:
         """Show or hide where the suggestion of the current case is unsure."""
         self.uncertainty_shown = visible

@@ -292,11 +292,11 @@ class WorkPart(CasePart):
     def _propagated(self, done: tuple[str, ...]) -> str:
         """How many cases look right, and how many do not."""
         rows = [row for row in map(self.row, done) if row is not None and row.gate is not None]
-        found = Counter(row.gate.verdict for row in rows if row.gate is not None)
+        found: Counter[str] = Counter(row.gate.verdict for row in rows if row.gate is not None)
         words = {
-            "accept": _("{count} look right"),
-            "down_weight": _("{count} doubtful"),
-            "reject": _("{count} not used"),
+            "accept": _("looks right {count}"),
+            "down_weight": _("doubtful {count}"),
+            "reject": _("not used {count}"),
         }
         parts = [text.format(count=found[v]) for v, text in words.items() if found[v]]
         if not parts:

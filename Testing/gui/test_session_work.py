@@ -184,7 +184,7 @@ def test_the_end_says_what_comes_next(session: Any, jobs: Any, until: Until) -> 
     assert "c1: propagated, not used" in session.message
     job.end()
     assert until(session, lambda: not session.busy())
-    assert session.message.startswith("Propagated: 1 look right, 1 not used.")
+    assert session.message.startswith("Propagated: looks right 1, not used 1.")
     assert "press Learn" in session.message
     session.learn(1, "cpu", "supervised", 0)
     assert until(session, lambda: len(jobs.told) == 2)
