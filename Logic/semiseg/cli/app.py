@@ -15,7 +15,16 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from semiseg import __version__
-from semiseg.cli import annotate, demo, dicom, doctor, results, study_commands, work
+from semiseg.cli import (
+    annotate,
+    demo,
+    dicom,
+    doctor,
+    results,
+    study_commands,
+    suggest,
+    work,
+)
 from semiseg.cli.failures import explain
 from semiseg.cli.screen import Screen
 from semiseg.errors import CancelledError, ExitCode
@@ -53,7 +62,17 @@ Exit codes:
 --json, --quiet and --debug may stand anywhere in the command line.
 """
 
-_ORDER = ("demo", "dicom", "study", "annotate", "propagate", "train", "predict", "evaluate")
+_ORDER = (
+    "demo",
+    "dicom",
+    "study",
+    "suggest",
+    "annotate",
+    "propagate",
+    "train",
+    "predict",
+    "evaluate",
+)
 
 
 class _InOrderOfUse(TyperGroup):
@@ -76,6 +95,7 @@ app = typer.Typer(
 app.add_typer(study_commands.app, name="study")
 app.add_typer(dicom.app, name="dicom")
 annotate.register(app)
+suggest.register(app)
 work.register(app)
 results.register(app)
 demo.register(app)

@@ -1,0 +1,255 @@
+"""Where programs are probably wrong in a case, by plane, slice and structure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semiseg.images.grid import PLANES, Plane
+from semiseg.study.case import Case, CaseLabel, Origin, Prediction
+from semiseg.study.ledger import Ledger
+from semiseg.study.merge import by_human
+from semiseg.study.study import Study
+from semiseg.suggestion.geometry import Floats, Turned, axis_of, distance_mm, near
+from semiseg.suggestion.kept import Arrays, kept
+
+_FORMAT = 1
+_STAIRS = np.pi / 4  # a straight line at a random angle is so much shorter than its stairs
+_LEAST = 0.02
+_FIGURES = ("wrong_ml", "differ_mm2", "area_mm2", "contour_mm", "unsure")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlaneDoubts:
+    """Figures per structure and slice (S, n); slices are counted along the patient.
+
+    `wrong_ml` is the volume that is expected to be wrong, less what done slices of other planes
+    make sure; `differ_mm2` the area where model and propagation say different things;
+    `area_mm2` and `contour_mm` what a drawing of the slice is expected to have; `unsure` the
+    mean uncertainty over the structure's voxels.
+    """
+
+    wrong_ml: Floats
+    differ_mm2: Floats
+    area_mm2: Floats
+    contour_mm: Floats
+    unsure: Floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doubts:
+    """Of one case; `by_model` and `by_propagation` say which programs spoke of it."""
+
+    planes: dict[Plane, PlaneDoubts]
+    by_model: bool
+    by_propagation: bool
+
+    @property
+    def known(self) -> bool:
+        """Whether any program spoke."""
+        return self.by_model or self.by_propagation
+
+
+def doubts_of(study: Study, case: Case, *, reach_mm: float) -> Doubts:
+    """The doubts about a case's newest label and prediction, from the cache if nothing changed."""
+    labels, predictions = study.label_versions(case.id), study.prediction_versions(case.id)
+    ids = study.protocol.ids
+    newest = labels[-1:], predictions[-1:]
+    key = f"{_FORMAT}-{case.image.sha256}-{newest}-{ids}-{reach_mm}"
+    found = kept(
+        _path(study, case),
+        key,
+        lambda: _arrays(case, study.label(case.id), study.prediction(case.id), ids, reach_mm),
+    )
+    planes = {
+        plane: PlaneDoubts(
+            **{name: found[f"{plane}_{name}"].astype(np.float32) for name in _FIGURES}
+        )
+        for plane in PLANES
+    }
+    spoke = found["spoke"]
+    return Doubts(planes=planes, by_model=bool(spoke[0]), by_propagation=bool(spoke[1]))
+
+
+def _path(study: Study, case: Case) -> Path:
+    return study.cache_dir / "suggestion" / case.id / "doubts.npz"
+
+
+def _arrays(
+    case: Case,
+    label: CaseLabel | None,
+    prediction: Prediction | None,
+    ids: Sequence[int],
+    reach_mm: float,
+) -> Arrays:
+    turned = Turned(case.grid)
+    seen = _seen(label, prediction, case, ids)
+    ledger = Ledger() if label is None else label.ledger
+    views = _Views(
+        expected=turned.view(seen.expected),
+        other=turned.view(seen.other),
+        chance=turned.view(seen.chance),
+        turned=turned,
+        n_ids=len(ids),
+    )
+    found: dict[str, NDArray[np.generic]] = {
+        "spoke": np.array([seen.by_model, seen.by_propagation])
+    }
+    contours = views.contours_mm()
+    for plane in PLANES:
+        sure = _sure_elsewhere(turned, ledger, ids, plane, reach_mm)
+        for name, values in views.plane(plane, contours[plane], sure).items():
+            found[f"{plane}_{name}"] = values
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """`expected` and `other` say which structure (1.. in the protocol's order), (z, y, x).
+
+    `other` is what the propagation says where it differs; `chance` is that of being wrong.
+    """
+
+    expected: NDArray[np.uint16]
+    other: NDArray[np.uint16]
+    chance: Floats
+    by_model: bool
+    by_propagation: bool
+
+
+def _seen(
+    label: CaseLabel | None, prediction: Prediction | None, case: Case, ids: Sequence[int]
+) -> _Seen:
+    shape = case.grid.shape_zyx
+    table = np.zeros(65536, dtype=np.uint16)
+    table[list(ids)] = np.arange(1, len(ids) + 1)
+    expected, chance = np.zeros(shape, np.uint16), np.zeros(shape, np.float32)
+    other = expected
+    carried = None if label is None else label.origin == Origin.PROPAGATED
+    if prediction is not None:
+        expected = table[prediction.array]
+        chance = prediction.uncertainty / np.float32(2)  # 1: a toss-up
+        other = expected
+    if label is not None and carried is not None and carried.any():
+        drawn = table[label.array]
+        if prediction is None:
+            expected = other = np.where(carried, drawn, np.uint16(0))
+            np.copyto(chance, (1 - label.confidence) / np.float32(2), where=carried)
+        else:
+            other = np.where(carried, drawn, expected)
+            differ = np.float32(0.5) * label.confidence * (other != expected)
+            chance = np.maximum(chance, differ)
+    if label is not None:
+        human = by_human(label.origin)
+        expected = np.where(human, table[label.array], expected)
+        other = np.where(human, expected, other)
+        chance = np.where(human, np.float32(0), chance)
+    return _Seen(
+        expected=expected,
+        other=other,
+        chance=chance,
+        by_model=prediction is not None,
+        by_propagation=carried is not None and bool(carried.any()),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Views:
+    """Turned arrays of one case."""
+
+    expected: NDArray[np.uint16]
+    other: NDArray[np.uint16]
+    chance: Floats
+    turned: Turned
+    n_ids: int
+
+    def plane(self, plane: Plane, contour_mm: Floats, sure: Sequence[Floats]) -> dict[str, Floats]:
+        """The figures of one plane; `sure` per axis, in [0, 1], what other planes settle."""
+        axis, spacing = axis_of(plane), self.turned.spacing_mm_zyx
+        pixel_mm2 = float(np.prod(spacing)) / spacing[axis]
+        places = np.nonzero(self.chance > _LEAST)
+        chance = self.chance[places]
+        said, also = self.expected[places], self.other[places]
+        settled = np.maximum.reduce([line[where] for line, where in zip(sure, places, strict=True)])
+        owner = np.where(said > 0, said, also)
+        wrong = self._sum(axis, places, owner, chance * (1 - settled))
+        doubt = self._sum(axis, places, owner, chance)
+        drawn = np.nonzero(self.expected)
+        area = self._sum(axis, drawn, self.expected[drawn], None)
+        differ = self._sum(axis, places, also, (said != also).astype(np.float32))
+        differ += self._sum(axis, places, said, (said != also).astype(np.float32))
+        shared = _share_background(wrong, contour_mm)
+        unsure = 2 * doubt[1:] / np.maximum(area[1:], 1)
+        return {
+            "wrong_ml": shared * np.float32(pixel_mm2 * spacing[axis] / 1000),
+            "differ_mm2": differ[1:] * np.float32(pixel_mm2),
+            "area_mm2": area[1:] * np.float32(pixel_mm2),
+            "contour_mm": contour_mm,
+            "unsure": np.minimum(unsure, 1).astype(np.float32),
+        }
+
+    def contours_mm(self) -> dict[Plane, Floats]:
+        """Expected length of the contours (S, n) in each plane."""
+        spacing = self.turned.spacing_mm_zyx
+        total = {
+            plane: np.zeros((self.n_ids + 1, self.turned.shape_zyx[axis_of(plane)]), np.float32)
+            for plane in PLANES
+        }
+        for along in range(3):
+            low = self.expected[(slice(None),) * along + (slice(None, -1),)]
+            high = self.expected[(slice(None),) * along + (slice(1, None),)]
+            places = np.nonzero(low != high)
+            for plane in PLANES:
+                axis = axis_of(plane)
+                if axis == along:
+                    continue
+                side_mm = np.float32(spacing[({0, 1, 2} - {axis, along}).pop()])
+                for ids in (low[places], high[places]):
+                    total[plane] += side_mm * self._sum(axis, places, ids, None)
+        return {
+            plane: np.asarray(found[1:] * np.float32(_STAIRS)) for plane, found in total.items()
+        }
+
+    def _sum(
+        self,
+        axis: int,
+        places: tuple[NDArray[np.int64], ...],
+        ids: NDArray[np.uint16],
+        weights: Floats | None,
+    ) -> Floats:
+        """(S + 1, n): voxels, or their weights, per structure (0: none) and slice."""
+        count = self.turned.shape_zyx[axis]
+        cells = ids.astype(np.int64) * count + places[axis]
+        found = np.bincount(cells, weights=weights, minlength=(self.n_ids + 1) * count)
+        return found.reshape(self.n_ids + 1, count).astype(np.float32)
+
+
+def _share_background(sums: Floats, contour_mm: Floats) -> Floats:
+    """Doubts about background go to the structures whose contours run in the slice."""
+    total = contour_mm.sum(axis=0)
+    equal = np.full_like(contour_mm, 1 / max(1, len(contour_mm)))
+    share = np.divide(contour_mm, total, out=equal, where=total > 0)
+    return np.asarray(sums[1:] + sums[:1] * share)
+
+
+def _sure_elsewhere(
+    turned: Turned, ledger: Ledger, ids: Sequence[int], plane: Plane, reach_mm: float
+) -> list[Floats]:
+    """Per axis and slice, how sure done slices of the other planes make its voxels."""
+    lines = []
+    for other in PLANES:
+        axis = axis_of(other)
+        count, spacing = turned.shape_zyx[axis], turned.spacing_mm_zyx[axis]
+        line = np.zeros(count, dtype=np.float32)
+        if other != plane and ids:
+            each = [
+                near(distance_mm(count, turned.done(ledger, other, i), spacing), reach_mm / 2)
+                for i in ids
+            ]
+            line = np.minimum.reduce(each)
+        lines.append(line)
+    return lines

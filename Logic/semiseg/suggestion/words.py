@@ -1,0 +1,65 @@
+"""Why a slice is suggested, in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_DIFFER_MM2 = 20.0
+_UNSURE = 0.15
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What speaks for a slice; `row` is the structure that gains most, None before any program.
+
+    `others` counts further scans that the slice tells something of, `nearest_mm` is infinite
+    where no slice of the plane is done.
+    """
+
+    row: int | None
+    by_model: bool
+    by_propagation: bool
+    differ_mm2: float
+    unsure: float
+    nearest_mm: float
+    others: int
+    n_cases: int
+
+
+def reason(facts: Facts, names: Sequence[str]) -> str:
+    """One sentence without an end."""
+    parts = [_doubt(facts, names), _distance(facts)]
+    return "; ".join(part for part in parts if part)
+
+
+def _doubt(facts: Facts, names: Sequence[str]) -> str:
+    if facts.row is None:
+        return _coverage(facts)
+    name = names[facts.row].replace("_", " ")
+    both = facts.by_model and facts.by_propagation
+    if both and facts.differ_mm2 >= _DIFFER_MM2:
+        return (
+            f"the model and the propagation disagree on the {name} here "
+            f"({facts.differ_mm2 / 100:.1f} cm²)"
+        )
+    who = "the model" if facts.by_model else "the propagation"
+    if facts.unsure >= _UNSURE:
+        return f"{who} is unsure of the {name} here"
+    return f"what {who} says of the {name} is least backed by drawn slices around here"
+
+
+def _coverage(facts: Facts) -> str:
+    if facts.others:
+        scans = "scan" if facts.others == 1 else "scans"
+        return f"it looks like parts of {facts.others} other {scans} of which little is known"
+    if facts.n_cases > 1:
+        return "it looks like nothing that is drawn yet"
+    return "nothing is known of this part of the scan yet"
+
+
+def _distance(facts: Facts) -> str:
+    if math.isinf(facts.nearest_mm):
+        return "no slice of this scan is done in this plane yet"
+    return f"{facts.nearest_mm:.0f} mm from the nearest done slice"
