@@ -14,6 +14,7 @@ from semiseg.study.study import Study
 _SHORTEST_NAME = 3
 _PATH = re.compile(r"(?<![\w./:])(?:[A-Za-z]:[\\/]|/)[^\s/\\'\",;:()<>]+[/\\][^\s'\",;:()<>]*")
 _MAIL = re.compile(r"[\w.+-]+@[\w-]+\.\w+")
+_WORDS = re.compile(r"[^\W_]+")
 _OWN = re.compile(r"patient-[0-9a-f]{10}|simulated")
 
 
@@ -87,8 +88,6 @@ def _findings(text: str, patients: set[str], authors: set[str]) -> list[str]:
 
 
 def _holds(text: str, name: str) -> bool:
-    """Whether the words of `name` stand in `text` in their order, however they are joined."""
-    words = [re.escape(word) for word in re.split(r"[\W_]+", name) if word]
-    between = r"[\W_]*"
-    pattern = rf"(?<![^\W_]){between.join(words)}(?![^\W_])"
-    return bool(words) and re.search(pattern, text, re.IGNORECASE) is not None
+    """Whether all words of `name` stand in `text`, in any order and however they are joined."""
+    words = {word.casefold() for word in _WORDS.findall(name)}
+    return bool(words) and words <= {word.casefold() for word in _WORDS.findall(text)}
