@@ -109,7 +109,8 @@ class TrainConfig:
     """One round of learning; it ends after `minutes` or `steps`, whichever comes first.
 
     `steps` alone makes a run that repeats to the bit on one machine. `dims` "2": networks see
-    single axial slices; then `patch` is (1, y, x).
+    single axial slices; then `patch` is (1, y, x). `sparing`: less time for unlabelled scans than
+    methods were published with.
     """
 
     method: str = "supervised"
@@ -124,6 +125,7 @@ class TrainConfig:
     batch_size: int | None = None
     learning_rate: float = 3e-3
     use_propagated: bool = True
+    sparing: bool = False
     checkpoint_every_s: float = 20.0
     checkpoint_every_steps: int | None = None
 

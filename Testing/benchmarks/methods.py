@@ -97,6 +97,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=2.0)
     parser.add_argument("--dims", default="auto", help="2: networks see single slices; 3; auto")
+    parser.add_argument("--sparing", action="store_true", help="less work on unlabelled scans")
     parser.add_argument("--steps", type=int, help="end after so many steps instead")
     parser.add_argument("--threads", type=int, default=1, help="per run")
     parser.add_argument("--parallel", type=int, default=1, help="runs at the same time")
@@ -186,6 +187,7 @@ def loop_config(run: Run, given: argparse.Namespace):
             seed=run.seed,
             device=given.device,
             dims=given.dims,
+            sparing=given.sparing,
             validation="none",
         ),
         predict_splits=("test",),
@@ -255,7 +257,7 @@ DATA_SETS: dict[str, tuple[Callable[[Path], list[Scan]], tuple[str, ...]]] = {
 
 def require_settings(out: Path, given: argparse.Namespace) -> None:
     """All runs of a folder have the same settings; else the table would compare unlike things."""
-    ours = ("data_set", "minutes", "steps", "dims", "device", "threads", "parallel")
+    ours = ("data_set", "minutes", "steps", "dims", "sparing", "device", "threads", "parallel")
     for path in out.glob("*-seed*.json"):
         old = json.loads(path.read_text())["settings"]
         if any(old.get(name) != getattr(given, name) for name in ours):

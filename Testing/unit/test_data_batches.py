@@ -360,3 +360,12 @@ def test_level_sets_of_slices_lie_within_them() -> None:
     assert solid[0, 3, 5, 5] == 3.0
     assert flat[0, 3, 5, 5] == FAR_MM
     assert flat[0, 5, 5, 5] < 0
+
+
+def test_labelled_samples_are_the_same_without_unlabelled_ones() -> None:
+    sampler = Sampler(CASES, CHANGED, CPU)
+    whole, alone = sampler.batch(4), sampler.batch(4, unlabelled=False)
+    assert alone.all_labelled
+    assert not whole.all_labelled
+    assert torch.equal(whole.image[:2], alone.image)
+    assert torch.equal(whole.label[:2], alone.label)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from semiseg.data.batch import Batch
 from semiseg.data.cases import TrainingCase
 from semiseg.data.supervision import Supervision
 from semiseg.data.training_grid import TrainingImage
@@ -59,7 +61,8 @@ def case() -> TrainingCase:
 def run_in(folder: Path, *, steps: int = 6, every: int | None = None, **changes: Any) -> Run:
     settings = RunSettings(
         name="train",
-        method="supervised",
+        method=changes.pop("method", "supervised"),
+        sparing=changes.pop("sparing", False),
         learning_rate=1e-2,
         seed=4,
         checkpoint=folder / "run.safetensors",
@@ -249,3 +252,23 @@ def test_a_checkpoint_that_cannot_be_written_is_said(tmp_path: Path) -> None:
 
 def test_speed_is_measured_in_voxels_per_second() -> None:
     assert voxels_per_s("supervised", PLAN) > 100
+
+
+@pytest.mark.parametrize("sparing", [False, True])
+def test_a_sparing_run_sees_unlabelled_samples_late_and_seldom(
+    tmp_path: Path, sparing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = replace(PLAN, n_unlabelled=1)
+    run = run_in(tmp_path, steps=20, sparing=sparing, method="entropy", plan=plan)
+    sizes: list[int] = []
+    learn = run.learner.learn
+
+    def spy(batch: Batch, progress: float) -> torch.Tensor:
+        sizes.append(batch.size)
+        return learn(batch, progress)
+
+    monkeypatch.setattr(run.learner, "learn", spy)
+    run.train()
+    with_unlabelled = [step for step, size in enumerate(sizes) if size == 3]
+    assert with_unlabelled == ([8, 12, 16] if sparing else list(range(20)))
+    assert run.learner.method.settings.sparing is sparing

@@ -145,6 +145,15 @@ def test_twenty_steps_on_a_phantom_lower_the_loss(name: str) -> None:
 
 
 @every_method
+def test_labelled_samples_alone_are_enough(name: str) -> None:
+    """As sparing runs give them most of the time."""
+    learner = Learner(name, SETTINGS, CPU, seed=0)
+    batch = phantom_batch(n_unlabelled=0)
+    assert batch.all_labelled
+    assert all(torch.isfinite(learner.learn(batch, progress)) for progress in (0.1, 0.9))
+
+
+@every_method
 def test_slices_are_learned_from_as_volumes_are(name: str) -> None:
     flat = replace(SPEC, strides=((2, 2), (2, 2)))
     learner = Learner(name, MethodSettings(network=flat), CPU, seed=0)

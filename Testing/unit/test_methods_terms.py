@@ -250,12 +250,49 @@ def test_cross_teaching_gives_each_network_its_own_loss(batch: Batch, progress: 
         assert found[name].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_cross_teaching_without_unlabelled_samples_is_supervised(batch: Batch) -> None:
-    method = made("cross_teaching")
-    alone = replace(
+def labelled_part(batch: Batch) -> Batch:
+    return replace(
         batch,
         **{n: getattr(batch, n)[:1] for n in ("image", "label", "valid", "known", "origin")},
         modality=batch.modality[:1],
         case=("a",),
     )
+
+
+def test_cross_teaching_without_unlabelled_samples_is_supervised(batch: Batch) -> None:
+    method = made("cross_teaching")
+    alone = labelled_part(batch)
     assert value(method, alone, 0.0) == value(method, alone, 1.0)
+
+
+@pytest.mark.parametrize("name", ["mean_teacher", "ua_mt"])
+def test_teachers_are_not_asked_about_labelled_samples_alone(
+    batch: Batch, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, alone = made(name), labelled_part(batch)
+    monkeypatch.setattr(method, "taught", None)
+    expected = supervised_part(method.modules["network"], alone).item()
+    assert value(method, alone, 0.9) == pytest.approx(expected, rel=1e-6)
+
+
+def test_copy_paste_without_unlabelled_samples_goes_on_among_labelled_ones(batch: Batch) -> None:
+    method, alone = made("bcp"), labelled_part(batch)
+    assert value(method, alone, 0.9) == value(method, alone, 0.1)
+
+
+@pytest.mark.parametrize(("sparing", "looks"), [(False, 8), (True, 2)])
+def test_ua_mt_looks_less_often_when_sparing(
+    batch: Batch, sparing: bool, looks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = MethodSettings(network=SPEC, sparing=sparing)
+    method = build_method("ua_mt", settings)
+    asked: list[Tensor] = []
+    original = method.taught  # type: ignore[attr-defined]
+
+    def taught(image: Tensor) -> Tensor:
+        asked.append(image)
+        return original(image)
+
+    monkeypatch.setattr(method, "taught", taught)
+    value(method, batch, 0.5)
+    assert len(asked) == looks

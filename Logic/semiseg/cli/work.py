@@ -113,6 +113,10 @@ def train(
     human_only: Annotated[
         bool, typer.Option("--human-only", help="Do not learn from propagated labels.")
     ] = False,
+    sparing: Annotated[
+        bool,
+        typer.Option("--sparing", help="Less time for unlabelled scans than published methods."),
+    ] = False,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start over, also where a stopped run could go on.")
     ] = False,
@@ -141,6 +145,7 @@ def train(
         batch_size=batch_size,
         learning_rate=learning_rate,
         use_propagated=not human_only,
+        sparing=sparing,
     )
     from semiseg.study.study import Study
 

@@ -34,6 +34,11 @@ class Batch:
     place: Tensor | None = None
 
     @property
+    def all_labelled(self) -> bool:
+        """Whether there is no unlabelled sample, so that supervision is all there is to learn."""
+        return self.size == self.n_labelled
+
+    @property
     def size(self) -> int:
         """Number of samples B."""
         return self.image.shape[0]

@@ -89,12 +89,16 @@ class Sampler:
                 "no slice of any training case is done; annotate some and mark them as done"
             )
 
-    def batch(self, step: int) -> Batch:
-        """The batch of `step`; the same whenever and wherever it is asked for."""
+    def batch(self, step: int, *, unlabelled: bool = True) -> Batch:
+        """The batch of `step`; the same whenever and wherever it is asked for.
+
+        Labelled samples are the same with and without `unlabelled` ones.
+        """
         settings = self.settings
         rng = np.random.default_rng((settings.seed, step))
         labelled = [self._sample(rng, self._labelled) for _ in range(settings.n_labelled)]
-        other = [self._sample(rng, self._all, blind=True) for _ in range(settings.n_unlabelled)]
+        n_unlabelled = settings.n_unlabelled if unlabelled else 0
+        other = [self._sample(rng, self._all, blind=True) for _ in range(n_unlabelled)]
         samples = labelled + other
         numbers = [number for number, _ in samples]
         stacked = {

@@ -24,6 +24,7 @@ from semiseg.methods.base import MethodSettings
 _REPORT_EVERY_S = 0.5
 _HISTORY_POINTS = 500
 _SAVING_SHARE = 0.05
+_SPARING_FROM, _SPARING_EVERY = 0.3, 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,11 @@ class Budget:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """What makes one run: `name` is told in events, `checkpoint` is its file."""
+    """What makes one run: `name` is told in events, `checkpoint` is its file.
+
+    `sparing`: unlabelled samples in every fourth step only, and in none before 30 % of the run,
+    when the weights of what is learned from them are small anyway.
+    """
 
     name: str
     method: str
@@ -51,6 +56,7 @@ class RunSettings:
     checkpoint: Path
     checkpoint_every_s: float
     checkpoint_every_steps: int | None
+    sparing: bool = False
 
 
 @dataclass
@@ -175,7 +181,9 @@ class Run:
 
     def _learner(self) -> Learner:
         settings = MethodSettings(
-            network=self.plan.network, learning_rate=self.settings.learning_rate
+            network=self.plan.network,
+            learning_rate=self.settings.learning_rate,
+            sparing=self.settings.sparing,
         )
         device = torch.device(self.plan.device)
         return Learner(self.settings.method, settings, device, seed=self.settings.seed)
@@ -195,8 +203,10 @@ class Run:
         return Sampler(self.cases, settings, torch.device(plan.device))
 
     def _step(self) -> torch.Tensor:
-        batch = self._sampler.batch(self.learner.step)
-        return self.learner.learn(batch, self.progress)
+        step, progress = self.learner.step, self.progress
+        late = progress >= _SPARING_FROM and step % _SPARING_EVERY == 0
+        batch = self._sampler.batch(step, unlabelled=late or not self.settings.sparing)
+        return self.learner.learn(batch, progress)
 
     def _shrink(self) -> None:
         """The next smaller plan, from the same weights; DeviceError when there is none."""

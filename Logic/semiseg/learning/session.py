@@ -157,6 +157,7 @@ class Session:
             checkpoint=self._folder / f"{name}.safetensors",
             checkpoint_every_s=self.config.checkpoint_every_s,
             checkpoint_every_steps=self.config.checkpoint_every_steps,
+            sparing=self.config.sparing,
         )
         return Run(settings, self.plan, cases, self._emit, on_save=self._save)
 

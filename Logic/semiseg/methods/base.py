@@ -29,10 +29,11 @@ METHODS: Mapping[str, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class MethodSettings:
-    """What every method is built from."""
+    """What every method is built from; `sparing`: less work per step than published."""
 
     network: NetworkSpec
     learning_rate: float = 1e-3
+    sparing: bool = False
 
 
 class Method(ABC):

@@ -30,7 +30,8 @@ class BidirectionalCopyPaste(TaughtNetwork):
     def losses(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """The supervised loss of both pasted halves."""
         labelled = _samples(batch, slice(None, batch.n_labelled))
-        other = _rolled(labelled) if progress < FIRST_STAGE else self._taught(batch)
+        alone = progress < FIRST_STAGE or batch.all_labelled
+        other = _rolled(labelled) if alone else self._taught(batch)
         box = random_box(batch.image.shape[2:]).to(batch.image.device)
         mixed = _join(paste(other, labelled, box), paste(labelled, other, box))
         logits = self.network(mixed["image"])

@@ -21,6 +21,8 @@ class MeanTeacher(TaughtNetwork):
         """Supervision where labels are known, agreement everywhere."""
         logits = self.network(batch.image)
         supervised = supervised_loss(logits, batch.label, batch.valid, batch.known)
+        if batch.all_labelled:
+            return {"network": supervised}
         teacher = self.taught(noisy(batch.image))
         agreement = (logits.float().softmax(dim=1) - teacher).square().mean()
         return {"network": supervised + WEIGHT * ramp(progress, 1.0) * agreement}
