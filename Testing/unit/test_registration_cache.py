@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load, save
 
 from semiseg.config import RegistrationConfig
@@ -16,8 +17,10 @@ from semiseg.images.grid import Grid
 from semiseg.registration import cache
 from semiseg.registration.cache import Source, cached_register
 from semiseg.registration.field import Field
+from semiseg.registration.landmarks import Landmarks
 from semiseg.registration.prepared import Prepared
 from semiseg.registration.register import RegistrationResult
+from semiseg.registration.sampling import FeatureMap, feature_map
 
 CONFIG = RegistrationConfig(device="cpu")
 GRID = Grid(size_xyz=(4, 5, 6), spacing_mm_xyz=(3.0,) * 3, origin_mm_lps=(-500.0, 20.0, 1000.0))
@@ -28,11 +31,20 @@ class _Register:
 
     def __init__(self) -> None:
         self.calls = 0
+        self.landmarks: object = None
 
     def __call__(
-        self, fixed: object, moving: object, config: object, emit: object, *, both_ways: bool
+        self,
+        fixed: object,
+        moving: object,
+        config: object,
+        emit: object,
+        *,
+        both_ways: bool,
+        landmarks: object = None,
     ) -> RegistrationResult:
         self.calls += 1
+        self.landmarks = landmarks
         rng = np.random.default_rng(self.calls)
         parts = rng.normal([[[[800.0]]], [[[-5.0]]], [[[0.0]]]], 20.0, (3, *GRID.shape_zyx))
         field = Field(displacement_mm=parts.astype(np.float32), grid=GRID)
@@ -141,3 +153,20 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, work: _Registe
     blocked.write_text("in the way", encoding="utf-8")
     with pytest.raises(StorageError, match="file"):
         cached_register(blocked / "cache", _source("a"), _source("b"), CONFIG)
+
+
+def test_what_both_images_know_guides_and_makes_another_entry(
+    tmp_path: Path, work: _Register
+) -> None:
+    def known() -> FeatureMap:
+        mask = torch.ones(2, 2, 2)
+        return feature_map(mask[None].repeat(2, 1, 1, 1), mask, torch.zeros(3), 6.0)
+
+    plain = [_source("a"), _source("b")]
+    told = [replace(source, known_key="liver", known=known) for source in plain]
+    cached_register(tmp_path, told[0], plain[1], CONFIG)
+    assert work.landmarks is None
+    cached_register(tmp_path, told[0], told[1], CONFIG)
+    assert isinstance(work.landmarks, Landmarks)
+    cached_register(tmp_path, told[0], replace(told[1], known_key="other"), CONFIG)
+    assert work.calls == 3

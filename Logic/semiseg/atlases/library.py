@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -13,8 +14,10 @@ from semiseg.atlases.transfer import Atlas
 from semiseg.config import PropagationConfig, to_json
 from semiseg.errors import NotEnoughLabelsError
 from semiseg.registration.cache import Source
+from semiseg.registration.landmarks import landmark_map
 from semiseg.registration.prepared import Prepared
 from semiseg.registration.register import prepare
+from semiseg.registration.sampling import FeatureMap
 from semiseg.registration.start import find_start
 from semiseg.study.case import Case, CaseLabel
 from semiseg.study.study import Study
@@ -82,6 +85,18 @@ class Library:
             modality=case.modality,
             load=lambda: self.prepared(case_id),
         )
+
+    def known(self, case_id: str, ids: tuple[int, ...]) -> Source:
+        """The case's image for registration, with what its own done slices say of `ids`."""
+        source = self.source(case_id)
+        if not ids:
+            return source
+
+        def known() -> FeatureMap:
+            fill, grid = self.fill(case_id), self._study.cases[case_id].grid
+            return landmark_map(self.prepared(case_id), fill.array, fill.confidence, grid, ids)
+
+        return replace(source, known_key=content_key(self.key(case_id), ids), known=known)
 
     def choose(self, target: Case, lenders: Sequence[str]) -> tuple[str, ...]:
         """The atlases for `target`: those whose place in it is found most surely.

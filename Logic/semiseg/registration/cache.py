@@ -19,8 +19,10 @@ from semiseg.errors import SchemaError, SemiSegError
 from semiseg.events import Emit, Event, Json, ignore
 from semiseg.images.grid import Grid
 from semiseg.registration.field import Field
+from semiseg.registration.landmarks import Landmarks
 from semiseg.registration.prepared import Prepared
 from semiseg.registration.register import ALGORITHM, RegistrationResult, register
+from semiseg.registration.sampling import FeatureMap
 from semiseg.study.storage import make_folder, on_disk, write_bytes_atomic
 
 Arrays = dict[str, NDArray[np.generic]]
@@ -33,11 +35,16 @@ _FIGURES = tuple(
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """An image by content: `sha256` of its file, its modality, and how to prepare it if needed."""
+    """An image by content: `sha256` of its file, its modality, and how to prepare it if needed.
+
+    `known_key` changes with what is known of structures in it; `known` makes that a map.
+    """
 
     sha256: str
     modality: Modality
     load: Callable[[], Prepared]
+    known_key: str = ""
+    known: Callable[[], FeatureMap] | None = None
 
 
 def cached_register(
@@ -51,18 +58,27 @@ def cached_register(
 ) -> RegistrationResult:
     """`register`, or what an earlier call with the same images, settings and code found.
 
-    Fields are kept to about 0.03 mm; the first call returns the kept values too. An entry that is
-    corrupt is said in an event and computed anew. StorageError when `folder` cannot be written.
+    What both sources know serves as landmarks. Fields are kept to about 0.03 mm; the first call
+    returns the kept values too. An entry that is corrupt is said in an event and computed anew.
+    StorageError when `folder` cannot be written.
     """
     path = folder / f"{_key(fixed, moving, config, both_ways)}.safetensors"
     found = _read(path, emit)
     if found is not None:
         return found
-    result = register(fixed.load(), moving.load(), config, emit, both_ways=both_ways)
+    marks = _landmarks(fixed, moving)
+    images = fixed.load(), moving.load()
+    result = register(*images, config, emit, both_ways=both_ways, landmarks=marks)
     content = _packed(result)
     make_folder(folder)
     write_bytes_atomic(path, content)
     return _unpacked(content)
+
+
+def _landmarks(fixed: Source, moving: Source) -> Landmarks | None:
+    if fixed.known is None or moving.known is None:
+        return None
+    return Landmarks(fixed=fixed.known(), moving=moving.known())
 
 
 def _key(fixed: Source, moving: Source, config: RegistrationConfig, both_ways: bool) -> str:
@@ -70,6 +86,7 @@ def _key(fixed: Source, moving: Source, config: RegistrationConfig, both_ways: b
         "algorithm": ALGORITHM,
         "fixed": [fixed.sha256, fixed.modality],
         "moving": [moving.sha256, moving.modality],
+        "known": [fixed.known_key, moving.known_key],
         "config": to_json(config),
         "both_ways": both_ways,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -33,22 +34,39 @@ class DenseSettings:
     seed: int = 0
 
 
+class Extra(Protocol):
+    """A second opinion on where fixed nodes lie in the moving image."""
+
+    def distance(self, nodes: Tensor, points_mm_zyx: Tensor) -> Tensor:
+        """What it costs that the fixed `nodes` (N,) come to lie at points (N, 3)."""
+        ...
+
+
 def refine(
-    fixed: FeatureMap, moving: FeatureMap, start: Start, coarse: Coarse, settings: DenseSettings
+    fixed: FeatureMap,
+    moving: FeatureMap,
+    start: Start,
+    coarse: Coarse,
+    settings: DenseSettings,
+    extra: Extra | None = None,
 ) -> Spline:
     """The spline near `coarse` with the least mean squared feature distance in the fixed body.
 
-    A point p of the fixed body corresponds to `start(p + spline at p)`.
+    A point p of the fixed body corresponds to `start(p + spline at p)`. What `extra` says is added.
     """
     spline = _from_coarse(fixed, coarse, settings.knot_mm)
     body = body_nodes(fixed)
     if not len(body):
         return spline
-    match = _Match(fixed, moving, start, spline)
+    match = _Match(fixed, start, spline)
 
     def loss(draw: torch.Generator) -> Tensor:
         nodes = some(body, settings.points, draw)
-        total = match.distance(spline, nodes) + settings.smoothness * roughness(spline)
+        points = match.points(spline, nodes)
+        total = distance_at(moving, points, fixed.table[nodes])
+        if extra is not None:
+            total = total + extra.distance(nodes, points)
+        total = total + settings.smoothness * roughness(spline)
         return total + _FOLDING_WEIGHT * match.shrinkage(spline, nodes)
 
     return descend(spline, loss, settings)
@@ -108,21 +126,18 @@ def some(body: Tensor, count: int, draw: torch.Generator) -> Tensor:
 
 
 class _Match:
-    """What stays the same while a spline moves: places, weights, the fixed features."""
+    """What stays the same while a spline moves: places and weights."""
 
-    def __init__(
-        self, fixed: FeatureMap, moving: FeatureMap, start: Start, lattice: Spline
-    ) -> None:
-        self._fixed, self._moving = fixed, moving
+    def __init__(self, fixed: FeatureMap, start: Start, lattice: Spline) -> None:
         self._places = start(fixed.points())
         self._matrix = start.matrix
         self._bases = lattice.bases(fixed)
         self._slope_bases = [lattice.bases(fixed, slope_axis=axis) for axis in range(3)]
 
-    def distance(self, spline: Spline, nodes: Tensor) -> Tensor:
-        """Mean squared distance at the fixed nodes numbered `nodes`."""
+    def points(self, spline: Spline, nodes: Tensor) -> Tensor:
+        """Where the fixed `nodes` lie in the moving image, (N, 3)."""
         moved = expand(spline.coefficients, self._bases).flatten(1)[:, nodes].T @ self._matrix.T
-        return distance_at(self._moving, self._places[nodes] + moved, self._fixed.table[nodes])
+        return self._places[nodes] + moved
 
     def shrinkage(self, spline: Spline, nodes: Tensor) -> Tensor:
         """Mean squared shortfall of the local volume below `_LEAST_VOLUME`; keeps from folding."""

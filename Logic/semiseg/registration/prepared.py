@@ -41,7 +41,7 @@ class Prepared:
     def features(self) -> FeatureMap:
         """MIND-SSC at half the working resolution, averaged from the full one."""
         volume = torch.from_numpy(self.array).to(self.device)
-        return pooled(self._map(mind_ssc(volume)), 2)
+        return pooled(self.places(mind_ssc(volume)), 2)
 
     @cached_property
     def cells(self) -> Blocks:
@@ -57,7 +57,7 @@ class Prepared:
     def overview(self) -> FeatureMap:
         """MIND-SSC of the image at three times the working spacing, for the start."""
         volume = torch.from_numpy(self.array).to(self.device)
-        small = pooled(self._map(volume[None]), 3)
+        small = pooled(self.places(volume[None]), 3)
         return replace(small, table=rows(mind_ssc(small.volume[0], dilation=1)))
 
     @property
@@ -65,7 +65,8 @@ class Prepared:
         """Spacing of the grid along every axis."""
         return self.grid.spacing_mm_xyz[0]
 
-    def _map(self, volume: Tensor) -> FeatureMap:
+    def places(self, volume: Tensor) -> FeatureMap:
+        """`volume` (C, D, H, W), one value per voxel of the grid, as something to read in mm."""
         mask = torch.from_numpy(self.mask).to(self.device)
         origin = torch.tensor(self.grid.origin_mm_lps[::-1], dtype=torch.float32)
         return feature_map(volume, mask, origin.to(self.device), self.spacing_mm)

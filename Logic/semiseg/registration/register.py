@@ -17,8 +17,10 @@ from semiseg.registration.dense import DenseSettings, mean_distance, refine
 from semiseg.registration.discrete import search_both_ways
 from semiseg.registration.features import CHANNELS
 from semiseg.registration.field import Field, folded_fraction, inverse_error_mm
+from semiseg.registration.landmarks import Landmarks
 from semiseg.registration.prepared import Prepared, prepare
-from semiseg.registration.sampling import FeatureMap, feature_map
+from semiseg.registration.sampling import FeatureMap
+from semiseg.registration.spline import Spline
 from semiseg.registration.start import Start, body_scale, find_starts
 from semiseg.registration.trial import choose_start
 from semiseg.registration.velocity import integrated, refine_velocity
@@ -68,15 +70,19 @@ def register(
     emit: Emit = ignore,
     *,
     both_ways: bool = False,
+    landmarks: Landmarks | None = None,
 ) -> RegistrationResult:
-    """Find where each point of `fixed` lies in `moving`; `both_ways` also the way back."""
+    """Find where each point of `fixed` lies in `moving`; `both_ways` also the way back.
+
+    `landmarks` help where both images show structures that are known.
+    """
     _require_same_spacing(fixed, moving)
     clock = time.perf_counter()
     progress = Progress(emit, "register", 3 + both_ways)
     start = best_start(fixed, moving, config)
     progress.update(1, start.reason)
-    aligned = _velocity if config.diffeomorphic else _spline
-    found = aligned(fixed, moving, start, config, both_ways=both_ways)
+    task = _Task(fixed, moving, start, _settings(config), landmarks, both_ways)
+    found = _velocity(task) if config.diffeomorphic else _splines(task)
     progress.update(2)
     result = _measured(fixed, moving, start, found)
     progress.update(3)
@@ -99,46 +105,52 @@ class _Aligned:
     inverse: Field | None
 
 
-def _spline(
-    fixed: Prepared,
-    moving: Prepared,
-    start: Start,
-    config: RegistrationConfig,
-    *,
-    both_ways: bool,
-) -> _Aligned:
+@dataclass(frozen=True)
+class _Task:
+    """What the dense match works on."""
+
+    fixed: Prepared
+    moving: Prepared
+    start: Start
+    settings: DenseSettings
+    landmarks: Landmarks | None
+    both_ways: bool
+
+
+def _splines(task: _Task) -> _Aligned:
     """Each way on its own."""
+    fixed, moving, start = task.fixed, task.moving, task.start
     there, back = search_both_ways(fixed.cells, moving.cells, start)
-    settings, inverse = _settings(config), None
-    forward = refine(fixed.features, moving.features, start, there, settings)
-    if both_ways:
+    known = task.landmarks
+    forward = refine(fixed.features, moving.features, start, there, task.settings, known)
+    inverse = None
+    if task.both_ways:
         home = start.inverse()
-        backward = refine(moving.features, fixed.features, home, back, settings)
-        points = _voxels(moving)
-        moved = home(points.points() + backward.on(points).flatten(1).T)
-        inverse = _field(moving, points.points(), moved)
-    points = _voxels(fixed)
-    moved = start(points.points() + forward.on(points).flatten(1).T)
+        turned = None if known is None else known.turned()
+        backward = refine(moving.features, fixed.features, home, back, task.settings, turned)
+        inverse = _splined(moving, home, backward)
     return _Aligned(
         displacement_mm=forward.on(fixed.features).flatten(1).T,
-        field=_field(fixed, points.points(), moved),
+        field=_splined(fixed, start, forward),
         inverse=inverse,
     )
 
 
-def _velocity(
-    fixed: Prepared,
-    moving: Prepared,
-    start: Start,
-    config: RegistrationConfig,
-    *,
-    both_ways: bool,
-) -> _Aligned:
+def _splined(image: Prepared, start: Start, spline: Spline) -> Field:
+    voxels = _voxels(image)
+    points = voxels.points()
+    return _field(image, points, start(points + spline.on(voxels).flatten(1).T))
+
+
+def _velocity(task: _Task) -> _Aligned:
     """One velocity for both ways: they undo each other."""
+    fixed, moving, start = task.fixed, task.moving, task.start
     there, _ = search_both_ways(fixed.cells, moving.cells, start)
-    velocity = refine_velocity(fixed.features, moving.features, start, there, _settings(config))
+    velocity = refine_velocity(
+        fixed.features, moving.features, start, there, task.settings, task.landmarks
+    )
     inverse = None
-    if both_ways:
+    if task.both_ways:
         points = _voxels(moving).points()
         back = start.inverse()(points)
         home = integrated(velocity, moving.spacing_mm, backward=True)
@@ -189,9 +201,7 @@ def _settings(config: RegistrationConfig) -> DenseSettings:
 
 def _voxels(image: Prepared) -> FeatureMap:
     """The image's voxels as places; its mask as their only feature."""
-    nodes = torch.from_numpy(image.mask).to(image.device)
-    origin = torch.tensor(image.grid.origin_mm_lps[::-1], dtype=torch.float32).to(image.device)
-    return feature_map(nodes[None].float(), nodes, origin, image.spacing_mm)
+    return image.places(torch.from_numpy(image.mask)[None].float().to(image.device))
 
 
 def _field(image: Prepared, points_zyx: Tensor, moved_zyx: Tensor) -> Field:

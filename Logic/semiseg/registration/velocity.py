@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from semiseg.registration.dense import DenseSettings, body_nodes, descend, distance_at, some
 from semiseg.registration.discrete import Coarse
+from semiseg.registration.landmarks import Landmarks
 from semiseg.registration.sampling import FeatureMap, lattice_points
 from semiseg.registration.spline import Spline, expand, roughness, zero_spline
 from semiseg.registration.start import Start
@@ -40,7 +41,12 @@ class Flow:
 
 
 def refine_velocity(
-    fixed: FeatureMap, moving: FeatureMap, start: Start, coarse: Coarse, settings: DenseSettings
+    fixed: FeatureMap,
+    moving: FeatureMap,
+    start: Start,
+    coarse: Coarse,
+    settings: DenseSettings,
+    landmarks: Landmarks | None = None,
 ) -> Spline:
     """The velocity near `coarse` under whose flow fixed and moving features agree both ways.
 
@@ -61,6 +67,9 @@ def refine_velocity(
         onto_fixed = back[q] + home.at(back[q])
         apart = distance_at(moving, onto_moving, fixed.table[p])
         apart = (apart + distance_at(fixed, onto_fixed, moving.table[q])) / 2
+        if landmarks is not None:
+            apart = apart + landmarks.distance(p, onto_moving) / 2
+            apart = apart + landmarks.turned().distance(q, onto_fixed) / 2
         return apart + settings.smoothness * roughness(velocity)
 
     return descend(velocity, loss, settings)
