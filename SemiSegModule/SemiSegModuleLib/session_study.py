@@ -40,9 +40,7 @@ class StudyPart(WorkPart):
         """Open the study in `folder`; when it cannot be opened the present one stays open."""
         opened = Study.open(Path(folder))
         self._close_now()
-        self._take(opened)
-        self._say_opened(opened)
-        self.adopt_nodes()
+        self._come_back_to(opened)
         return True
 
     @told
@@ -179,7 +177,7 @@ class StudyPart(WorkPart):
     @told
     def open_named_study(self) -> None:
         """Open the study that the parameter node names; say so when its folder is gone."""
-        folder, case_id = Path(self.parameters.study_folder), self.parameters.current_case
+        folder = Path(self.parameters.study_folder)
         try:
             opened = Study.open(folder)
         except SemiSegError as error:
@@ -187,6 +185,11 @@ class StudyPart(WorkPart):
             self.say(str(error), error=True)
             self.changed("study")
             return
+        self._come_back_to(opened)
+
+    def _come_back_to(self, opened: Study) -> None:
+        """Open it with what the scene has of it, at the case that the scene names."""
+        case_id = self.parameters.current_case
         self._take(opened)
         self._say_opened(opened)
         self.adopt_nodes()

@@ -58,6 +58,7 @@ def test_without_a_study_nothing_can_be_pressed_and_the_tool_tip_says_why(sectio
         assert button.toolTip == "Make or open a study first"
     assert not section.caseArea.visible
     assert not section.progress.barArea.visible
+    assert section.advancedArea.collapsed
 
 
 def test_with_done_slices_propagate_and_learn_can_be_pressed(ready: Any) -> None:

@@ -252,6 +252,8 @@ def test_a_scene_whose_study_is_gone_says_so_and_where_it_was(
     assert session.message_is_error
     assert session.open_study(tmp_path / "moved")
     assert session.missing_folder is None
+    assert until(session)
+    assert session.current == "c0"
 
 
 def test_a_scene_that_is_added_does_not_change_the_open_study(
