@@ -265,6 +265,8 @@ class ViewPart(DraftPart):
     def _show_uncertainty(self, case_id: str, array: NDArray[Any] | None) -> None:
         node = self.nodes(case_id).uncertainty
         wanted = self.uncertainty_shown and case_id == self.current
+        if array is None and node is not None:  # nothing is suggested any more
+            self.scene.RemoveNode(node)
         if array is None or (node is None and not wanted):
             return
         grid = self.open_cases[case_id].grid

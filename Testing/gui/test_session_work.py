@@ -322,6 +322,9 @@ def test_uncertainty_is_an_overlay_on_demand(session: Any, until: Until) -> None
     session.select("c0")
     session.select("c1")
     assert session.nodes("c1").uncertainty is not None
+    session.undo_suggestion()
+    assert until(session)
+    assert session.nodes("c1").uncertainty is None, "that of a suggestion that is gone"
 
 
 def test_a_case_that_nothing_could_be_carried_to_is_told(
