@@ -14,6 +14,7 @@ Device = Literal["auto", "cpu", "cuda"]
 Validation = Literal["auto", "split", "leave_one_out", "slices", "none"]
 Dims = Literal["auto", "2", "3"]
 FillChoice = Literal["auto", "guided", "interpolated", "nearest"]
+FusionChoice = Literal["vote", "staple"]
 ExportWhat = Literal["combined", "prediction", "label"]
 MeshFormat = Literal["stl", "obj", "ply", "glb"]
 MeshSpace = Literal["LPS", "RAS"]
@@ -95,6 +96,7 @@ class PropagationConfig:
     atlases: int = 3
     accept_above: float = 0.7
     reject_below: float = 0.5
+    fusion: FusionChoice = "vote"
     slices: SliceConfig = SliceConfig()
     registration: RegistrationConfig = RegistrationConfig()
 
@@ -102,12 +104,14 @@ class PropagationConfig:
         check_range("atlases", self.atlases, 1, 100)
         check_range("reject_below", self.reject_below, 0, 1)
         check_range("accept_above", self.accept_above, self.reject_below, 1)
+        check_choice("fusion", self.fusion, get_args(FusionChoice))
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One round of learning; it ends after `minutes` or `steps`, whichever comes first.
 
+    `start_from`: the bundle whose weights the networks begin with, in place of random ones.
     `steps` alone makes a run that repeats to the bit on one machine. `dims` "2": networks see
     single axial slices; then `patch` is (1, y, x). `sparing`: less time for unlabelled scans than
     methods were published with.
@@ -126,6 +130,8 @@ class TrainConfig:
     learning_rate: float = 3e-3
     use_propagated: bool = True
     sparing: bool = False
+    deep_supervision: bool = False
+    start_from: str | None = None
     checkpoint_every_s: float = 20.0
     checkpoint_every_steps: int | None = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -100,6 +101,30 @@ def supervised_loss(logits: Tensor, label: Tensor, valid: Tensor, known: Tensor)
     """Marginal cross-entropy plus masked Dice loss; shapes as in `marginal_cross_entropy`."""
     cross_entropy = marginal_cross_entropy(logits, label, valid, known)
     return cross_entropy + masked_dice(logits, label, valid, known)
+
+
+def deep_supervised_loss(
+    outputs: Sequence[Tensor], label: Tensor, valid: Tensor, known: Tensor
+) -> Tensor:
+    """`supervised_loss` over levels of resolution, finest first, each at half the weight before.
+
+    Weights add up to 1 (Isensee et al. 2021, nnU-Net). A coarse voxel has the target of the voxel
+    in its middle.
+    """
+    parts = []
+    for level, logits in enumerate(outputs):
+        targets = (coarsened(values, logits) for values in (label, valid, known))
+        parts.append(supervised_loss(logits, *targets) * 0.5**level)
+    return torch.stack(parts).sum() / (2 - 0.5 ** (len(parts) - 1))
+
+
+def coarsened(values: Tensor, like: Tensor) -> Tensor:
+    """`values` (..., *) at the middle of each voxel of `like` (B, C, *), which divides them."""
+    for axis in range(2 - like.dim(), 0):
+        step = values.shape[axis] // like.shape[axis]
+        middle = torch.arange(like.shape[axis], device=values.device) * step + step // 2
+        values = values.index_select(axis, middle)
+    return values
 
 
 def entropy(probability: Tensor) -> Tensor:

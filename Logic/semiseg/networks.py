@@ -25,7 +25,8 @@ class NetworkSpec:
 
     `channels` of each level, finest first; `strides` between one level and the next, one number
     per image axis ([z,] y, x). `convolutions` of each level's blocks. A "transformer" has one
-    convolution on each level and four blocks of attention on the deepest.
+    convolution on each level and four blocks of attention on the deepest. With `deep_supervision`
+    coarse levels have heads too, which only training looks at.
     """
 
     n_classes: int
@@ -33,6 +34,7 @@ class NetworkSpec:
     strides: tuple[tuple[int, ...], ...] = ((2, 2, 2), (2, 2, 2), (2, 2, 2))
     convolutions: tuple[int, ...] = (1, 2, 2, 2)
     kind: str = "unet"
+    deep_supervision: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
@@ -113,16 +115,28 @@ class UNet(nn.Module):
             _block(channels[i], channels[i], convolutions[i], one) for i in range(len(channels) - 1)
         )
         self.head = _CONV[spec.dims](channels[0], spec.n_classes, 1)
+        coarse = channels[1:-1] if spec.deep_supervision else ()
+        self.coarse_heads = nn.ModuleList(_CONV[spec.dims](n, spec.n_classes, 1) for n in coarse)
 
-    def features(self, image: Tensor) -> Tensor:
-        """Features (B, channels[0], *) of `image` (B, 1, *) at full resolution."""
+    def pyramid(self, image: Tensor) -> list[Tensor]:
+        """Decoded features (B, channels[i], *) of `image` (B, 1, *), full resolution first."""
         levels: list[Tensor] = []
         for block in self.down:
             levels.append(block(levels[-1] if levels else image))
-        finer: Tensor = self.middle(levels.pop())
+        decoded: list[Tensor] = [self.middle(levels.pop())]
         for up, merge in zip(reversed(self.up), reversed(self.merge), strict=True):
-            finer = merge(up(finer) + levels.pop())
-        return finer
+            decoded.append(merge(up(decoded[-1]) + levels.pop()))
+        return decoded[::-1]
+
+    def features(self, image: Tensor) -> Tensor:
+        """Features (B, channels[0], *) of `image` (B, 1, *) at full resolution."""
+        return self.pyramid(image)[0]
+
+    def outputs(self, image: Tensor) -> list[Tensor]:
+        """Logits (B, n_classes, *) of `image`, then those of each coarse level that has a head."""
+        decoded = self.pyramid(image)
+        coarse = zip(self.coarse_heads, decoded[1:], strict=False)
+        return [self.head(decoded[0]), *(head(level) for head, level in coarse)]
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, n_classes, *) of `image` (B, 1, *)."""

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from semiseg.losses import (
+    coarsened,
+    deep_supervised_loss,
     marginal_cross_entropy,
     masked_dice,
     one_hot,
@@ -168,3 +170,41 @@ def test_losses_work_in_half_precision() -> None:
     assert (
         supervised_loss(logits, label, torch.ones(1, 8), all_known(logits)).dtype == torch.float32
     )
+
+
+@pytest.mark.parametrize("levels", [1, 3, 4])
+def test_coarse_levels_count_half_as_much_each_and_all_together_once(levels: int) -> None:
+    torch.manual_seed(0)
+    label = torch.randint(0, 3, (2, 8, 8, 8))
+    known = torch.ones(2, 3, 8, 8, 8, dtype=torch.bool)
+    sides = [(8 >> i,) * 3 for i in range(levels)]
+    outputs = [torch.randn(2, 3, *side) for side in sides]
+    parts = []
+    for i, logits in enumerate(outputs):
+        at = slice((1 << i) // 2, None, 1 << i)
+        coarse = label[:, at, at, at]
+        some = known[:, :, at, at, at]
+        parts.append(supervised_loss(logits, coarse, torch.ones(coarse.shape), some))
+    weights = torch.tensor([0.5**i for i in range(levels)])
+    expected = (weights / weights.sum() * torch.stack(parts)).sum()
+    found = deep_supervised_loss(outputs, label, torch.ones(label.shape), known)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_weights_of_four_levels_are_the_published_ones() -> None:
+    """0.5333, 0.2667, 0.1333, 0.0667: one loss of a level at a time."""
+    label = torch.zeros(1, 8, 8, 8, dtype=torch.int64)
+    known = torch.ones(1, 2, 8, 8, 8, dtype=torch.bool)
+    for level, weight in enumerate((0.53333, 0.26667, 0.13333, 0.06667)):
+        outputs = [torch.zeros(1, 2, *(8 >> i,) * 3) for i in range(4)]
+        for i, logits in enumerate(outputs):
+            logits[:, 0] = 0.0 if i == level else 60.0
+        found = deep_supervised_loss(outputs, label, torch.ones(label.shape), known)
+        assert found.item() == pytest.approx(weight * math.log(2), abs=1e-5)
+
+
+def test_coarse_levels_of_slices_and_of_uneven_strides_fit() -> None:
+    label = torch.arange(4 * 6).view(1, 4, 6)
+    assert coarsened(label, torch.zeros(1, 2, 4, 3)).tolist() == [
+        [[1, 3, 5], [7, 9, 11], [13, 15, 17], [19, 21, 23]]
+    ]

@@ -81,6 +81,21 @@ def test_gradient_reaches_every_trained_parameter(name: str) -> None:
 
 
 @every_method
+def test_coarse_heads_are_learned_or_refused(name: str) -> None:
+    torch.manual_seed(0)
+    settings = replace(SETTINGS, network=replace(SPEC, deep_supervision=True))
+    if not method_class(name).deeply_supervised:
+        with pytest.raises(ConfigError, match="has no deep supervision"):
+            build_method(name, settings)
+        return
+    method = build_method(name, settings)
+    trained = [g["params"] for o in method.optimizers().values() for g in o.param_groups]
+    total(method, phantom_batch()).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for group in trained for p in group)
+    assert any("coarse_heads" in parameter for parameter in method.modules.state_dict())
+
+
+@every_method
 def test_each_parameter_has_one_optimizer_and_is_checkpointed(name: str) -> None:
     method = made(name)
     trained = [

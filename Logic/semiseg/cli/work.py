@@ -117,6 +117,9 @@ def train(
         bool,
         typer.Option("--sparing", help="Less time for unlabelled scans than published methods."),
     ] = False,
+    deep_supervision: Annotated[
+        bool, typer.Option("--deep-supervision", help="Compare coarse levels with labels too.")
+    ] = False,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start over, also where a stopped run could go on.")
     ] = False,
@@ -146,6 +149,7 @@ def train(
         learning_rate=learning_rate,
         use_propagated=not human_only,
         sparing=sparing,
+        deep_supervision=deep_supervision,
     )
     from semiseg.study.study import Study
 

@@ -104,7 +104,7 @@ def make_plan(
         patch_zyx=sizes.patch_zyx,
         n_labelled=sizes.n_labelled,
         n_unlabelled=sizes.n_labelled if uses_unlabelled else 0,
-        network=sizes.network,
+        network=replace(sizes.network, deep_supervision=config.deep_supervision),
         device=device,
     )
 

@@ -41,13 +41,14 @@ class Method(ABC):
 
     `uses_unlabelled`: whether batches should hold samples without labels; `uses_level_sets`:
     whether they should hold signed distances; `uses_places`: whether they should say where in
-    the body each voxel lies. `modules` make the model; `memory` is kept in checkpoints with them,
-    but is no part of the model.
+    the body each voxel lies; `deeply_supervised`: whether its loss knows coarse heads. `modules`
+    make the model; `memory` is kept in checkpoints with them, but is no part of the model.
     """
 
     uses_unlabelled: bool = False
     uses_level_sets: bool = False
     uses_places: bool = False
+    deeply_supervised: bool = False
     modules: nn.ModuleDict
 
     def __init__(self, settings: MethodSettings) -> None:
@@ -92,5 +93,15 @@ def method_class(name: str) -> type[Method]:
 
 
 def build_method(name: str, settings: MethodSettings) -> Method:
-    """An untrained method; its weights come from torch's global generator."""
-    return method_class(name)(settings)
+    """An untrained method; its weights come from torch's global generator.
+
+    ConfigError where its loss does not know the coarse heads that the network has.
+    """
+    found = method_class(name)
+    if settings.network.deep_supervision and not found.deeply_supervised:
+        able = ", ".join(n for n in METHODS if method_class(n).deeply_supervised)
+        raise ConfigError(
+            f"the method {name!r} has no deep supervision; train without it, or choose one of "
+            f"{able}"
+        )
+    return found(settings)

@@ -8,7 +8,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from semiseg.data.batch import Batch
-from semiseg.losses import supervised_loss
+from semiseg.losses import deep_supervised_loss
 from semiseg.methods.single import TaughtNetwork
 
 FIRST_STAGE = 0.25
@@ -34,8 +34,8 @@ class BidirectionalCopyPaste(TaughtNetwork):
         other = _rolled(labelled) if alone else self._taught(batch)
         box = random_box(batch.image.shape[2:]).to(batch.image.device)
         mixed = _join(paste(other, labelled, box), paste(labelled, other, box))
-        logits = self.network(mixed["image"])
-        loss = supervised_loss(logits, mixed["label"], mixed["valid"], mixed["known"])
+        outputs = self.network.outputs(mixed["image"])
+        loss = deep_supervised_loss(outputs, mixed["label"], mixed["valid"], mixed["known"])
         return {"network": loss}
 
     def _taught(self, batch: Batch) -> Samples:

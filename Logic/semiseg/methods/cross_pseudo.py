@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from semiseg.data.batch import Batch
-from semiseg.losses import ramp, supervised_loss
+from semiseg.losses import deep_supervised_loss, ramp
 from semiseg.methods.base import Method, MethodSettings
 from semiseg.networks import build_network
 
@@ -22,12 +22,12 @@ class CrossPseudoSupervision(Method):
     """
 
     uses_unlabelled = True
+    deeply_supervised = True
 
     def __init__(self, settings: MethodSettings) -> None:
         super().__init__(settings)
-        self.modules = nn.ModuleDict(
-            {"one": build_network(settings.network), "other": build_network(settings.network)}
-        )
+        self.networks = {name: build_network(settings.network) for name in ("one", "other")}
+        self.modules = nn.ModuleDict(self.networks)
 
     def optimizers(self) -> dict[str, Optimizer]:
         """One AdamW for both."""
@@ -36,13 +36,14 @@ class CrossPseudoSupervision(Method):
 
     def losses(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Supervision and mutual pseudo-labels of both networks."""
-        logits = {name: network(batch.image) for name, network in self.modules.items()}
+        outputs = {name: network.outputs(batch.image) for name, network in self.networks.items()}
+        logits = {name: levels[0] for name, levels in outputs.items()}
         weight = WEIGHT * ramp(progress, 1.0)
         parts = []
         for name, other in (("one", "other"), ("other", "one")):
             pseudo = logits[other].detach().argmax(dim=1)
             mutual = nn.functional.cross_entropy(logits[name].float(), pseudo)
-            own = supervised_loss(logits[name], batch.label, batch.valid, batch.known)
+            own = deep_supervised_loss(outputs[name], batch.label, batch.valid, batch.known)
             parts.append(own + weight * mutual)
         return {"both": torch.stack(parts).sum()}
 

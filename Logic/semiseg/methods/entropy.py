@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from semiseg.data.batch import Batch
-from semiseg.losses import normalised_entropy, ramp, supervised_loss
+from semiseg.losses import deep_supervised_loss, normalised_entropy, ramp
 from semiseg.methods.single import SingleNetwork
 
 WEIGHT = 0.1
@@ -21,7 +21,8 @@ class EntropyMinimisation(SingleNetwork):
 
     def losses(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Both parts on one forward pass of labelled and unlabelled samples."""
-        logits = self.network(batch.image)
+        outputs = self.network.outputs(batch.image)
+        logits = outputs[0]
         entropy = normalised_entropy(logits.float().softmax(dim=1)).mean()
-        supervised = supervised_loss(logits, batch.label, batch.valid, batch.known)
+        supervised = deep_supervised_loss(outputs, batch.label, batch.valid, batch.known)
         return {"network": supervised + WEIGHT * ramp(progress, 1.0) * entropy}

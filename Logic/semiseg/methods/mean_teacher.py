@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from semiseg.data.batch import Batch
-from semiseg.losses import ramp, supervised_loss
+from semiseg.losses import deep_supervised_loss, ramp
 from semiseg.methods.single import TaughtNetwork, noisy
 
 WEIGHT = 0.1
@@ -19,8 +19,9 @@ class MeanTeacher(TaughtNetwork):
 
     def losses(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Supervision where labels are known, agreement everywhere."""
-        logits = self.network(batch.image)
-        supervised = supervised_loss(logits, batch.label, batch.valid, batch.known)
+        outputs = self.network.outputs(batch.image)
+        logits = outputs[0]
+        supervised = deep_supervised_loss(outputs, batch.label, batch.valid, batch.known)
         if batch.all_labelled:
             return {"network": supervised}
         teacher = self.taught(noisy(batch.image))

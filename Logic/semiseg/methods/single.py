@@ -16,6 +16,8 @@ _NOISE, _NOISE_AT_MOST = 0.1, 0.2
 class SingleNetwork(Method):
     """One network and its optimizer; the losses are the method's."""
 
+    deeply_supervised = True
+
     def __init__(self, settings: MethodSettings) -> None:
         super().__init__(settings)
         self.network = build_network(settings.network)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from semiseg.data.batch import Batch
-from semiseg.losses import supervised_loss
+from semiseg.losses import deep_supervised_loss
 from semiseg.methods.single import SingleNetwork
 
 
@@ -14,5 +14,5 @@ class Supervised(SingleNetwork):
 
     def losses(self, batch: Batch, progress: float) -> dict[str, Tensor]:  # noqa: ARG002
         """The supervised loss of the batch."""
-        logits = self.network(batch.image)
-        return {"network": supervised_loss(logits, batch.label, batch.valid, batch.known)}
+        outputs = self.network.outputs(batch.image)
+        return {"network": deep_supervised_loss(outputs, batch.label, batch.valid, batch.known)}

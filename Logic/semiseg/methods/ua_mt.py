@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from semiseg.data.batch import Batch
-from semiseg.losses import entropy, ramp, supervised_loss
+from semiseg.losses import deep_supervised_loss, entropy, ramp
 from semiseg.methods.single import TaughtNetwork, noisy
 
 WEIGHT = 0.1
@@ -27,8 +27,9 @@ class UncertaintyAwareMeanTeacher(TaughtNetwork):
 
     def losses(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Supervision where labels are known, agreement where the teacher is sure."""
-        logits = self.network(batch.image)
-        supervised = supervised_loss(logits, batch.label, batch.valid, batch.known)
+        outputs = self.network.outputs(batch.image)
+        logits = outputs[0]
+        supervised = deep_supervised_loss(outputs, batch.label, batch.valid, batch.known)
         if batch.all_labelled:
             return {"network": supervised}
         passes = SPARING_PASSES if self.settings.sparing else PASSES
