@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semiseg.config import Modality
-from semiseg.dicom.label_files import is_dicom, read_dicom_label
+from semiseg.dicom.label_files import read_dicom_label
 from semiseg.dicom.loading import Loaded, load
 from semiseg.dicom.references import Reference
 from semiseg.dicom.series import Volume
+from semiseg.dicom.sources import is_dicom
 from semiseg.errors import LabelError, ProtocolError, StudyError
 from semiseg.events import Emit, ignore
 from semiseg.images.grid import Grid

@@ -26,13 +26,14 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
-from semiseg.dicom.label_files import is_dicom, read_dicom_label
+from semiseg.dicom.label_files import read_dicom_label
 from semiseg.dicom.loading import load
 from semiseg.dicom.makers import HUMAN, SegmentSpec, Term
 from semiseg.dicom.originals import originals
 from semiseg.dicom.rtstruct_writing import make_rtstruct
 from semiseg.dicom.scan import scan
 from semiseg.dicom.seg_writing import make_seg
+from semiseg.dicom.sources import is_dicom
 from semiseg.errors import SemiSegError
 from semiseg.images.grid import Grid
 from semiseg.images.reading import read_image

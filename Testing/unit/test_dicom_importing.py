@@ -194,3 +194,11 @@ def test_series_in_no_doubt_is_added_while_others_wait(
 def _second_echo(dataset: Dataset, k: int) -> None:
     dataset.SOPInstanceUID = f"1.2.9.{k}"
     dataset.EchoTime = 80
+
+
+def test_single_slice_file_asks_for_its_folder(
+    tmp_path: Path, dicom_series: SeriesMaker, study: Study
+) -> None:
+    paths = dicom_series(tmp_path / "in")
+    code, end = _command("study", "add", study.folder, paths[2])
+    assert (code, "give the folder with all files" in end.message) == (4, True)

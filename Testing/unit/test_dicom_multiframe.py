@@ -66,6 +66,7 @@ def test_multi_frame_file_gives_the_same_volume_as_single_files(
     (tmp_path / "multi").mkdir()
     _enhanced(list(reversed(paths)), tmp_path / "multi" / "all.dcm")
     (one,), (other,) = scan(tmp_path / "single").volumes, scan(tmp_path / "multi").volumes
+    assert scan(tmp_path / "multi" / "all.dcm").volumes == (other,)
     single, multi = load(tmp_path / "single", one), load(tmp_path / "multi", other)
     assert np.array_equal(single.array, multi.array)
     assert single.grid.difference(multi.grid) is None

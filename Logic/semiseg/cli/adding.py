@@ -13,6 +13,7 @@ from semiseg.cli.screen import Screen
 from semiseg.config import MODALITIES
 from semiseg.dicom.frames import NOT_DICOM
 from semiseg.dicom.scan import scan
+from semiseg.dicom.sources import is_dicom
 from semiseg.errors import ImageError, SemiSegError, StudyError, StudyLockedError
 from semiseg.events import Event, Json
 from semiseg.importing import SeriesChoice, add_series
@@ -62,7 +63,7 @@ def add_all(study: Study, images: Sequence[Path], how: Adding, screen: Screen) -
 
 
 def _add(study: Study, image: Path, how: Adding, screen: Screen) -> list[Case]:
-    if image.is_dir() or image.suffix.lower() == ".zip":
+    if image.is_dir() or image.suffix.lower() == ".zip" or is_dicom(image):
         return _add_series(study, image, how, screen)
     case = study.add_case(
         image,
@@ -152,7 +153,8 @@ def _chosen(found: Scan, series: str) -> list[Volume]:
         return [by_number[number] for number in wanted]
     ready = [volume for volume in found.volumes if volume.ready]
     if not ready:
-        raise ImageError(_nothing(found))
+        hint = "; give the folder with all files of the series" if found.n_files == 1 else ""
+        raise ImageError(_nothing(found) + hint)
     if series:
         return ready
     clear = [volume for volume in ready if volume.siblings == 1]

@@ -25,15 +25,6 @@ OFF_PLANE = 0.1
 _GREY = (128, 128, 128)
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether the file at `path` bears DICOM's mark; False when it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except (OSError, ValueError):
-        return False
-
-
 def read_dicom_label(path: Path, grid: Grid, frame_of_reference_uid: str = "") -> LabelMap:
     """The label map of a SEG or RTSTRUCT file, its planes on those of `grid`.
 

@@ -60,15 +60,18 @@ class _Closing:
 
 
 class FolderSource(_Closing):
-    """All ordinary files below a folder; links to folders are not followed."""
+    """All ordinary files below a folder, or the one `only`; links to folders are not followed."""
 
     kind: SourceKind = "folder"
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, only: str | None = None) -> None:
+        self.root, self._only = root, only
 
     def names(self) -> Iterator[str]:
         """Names in a fixed order."""
+        if self._only is not None:
+            yield self._only
+            return
         for folder, below, files in os.walk(self.root):
             below.sort()
             here = Path(folder)
@@ -166,7 +169,7 @@ class ZipSource(_Closing):
 
 
 def open_source(path: Path) -> FolderSource | ZipSource:
-    """The folder or ZIP file at `path`; ImageError when it is neither."""
+    """The folder, ZIP file or single DICOM file at `path`; ImageError when it is none of them."""
     path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links
     if path.is_dir():
         return FolderSource(path)
@@ -174,9 +177,20 @@ def open_source(path: Path) -> FolderSource | ZipSource:
         raise ImageError(f"{path} is not there; check the path, or reconnect its drive")
     if path.is_file() and zipfile.is_zipfile(path):
         return ZipSource(path)
+    if is_dicom(path):
+        return FolderSource(path.parent, only=path.name)
     raise ImageError(
         f"{path} is neither a folder nor a ZIP file; give the folder that holds the series"
     )
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether the file at `path` bears DICOM's mark; False when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except (OSError, ValueError):
+        return False
 
 
 def _refusal(member: zipfile.ZipInfo) -> str:
