@@ -21,6 +21,7 @@ from semiseg.images.intensity import NORMALISATION
 from semiseg.learning.method_choice import settled
 from semiseg.learning.run import Run
 from semiseg.learning.session import Session
+from semiseg.learning.start import Start, read_start
 from semiseg.learning.survey import Survey, survey
 from semiseg.models import WEIGHTS
 from semiseg.resources import usable_threads
@@ -44,10 +45,13 @@ def train(study: Study, config: TrainConfig, emit: Emit = ignore, *, resume: boo
     device = choose_device(config.device, emit)
     found = survey(study, use_propagated=config.use_propagated)
     config, why = settled(config, found, device.type, emit)
-    folder = study.jobs_dir / f"train-{_key(study, config, found, device)}"
+    begin = None
+    if config.start_from is not None:
+        begin = read_start(study, Path(config.start_from), found.classes, emit)
+    folder = study.jobs_dir / f"train-{_key(study, config, found, device, begin)}"
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)
-    session = Session(study, config, found, folder, emit)
+    session = Session(study, config, found, folder, emit, begin)
     with _repeatable(config):
         session.prepare(device, start)
         session.score_folds()
@@ -58,11 +62,18 @@ def train(study: Study, config: TrainConfig, emit: Emit = ignore, *, resume: boo
     return model_id
 
 
-def _key(study: Study, config: TrainConfig, found: Survey, device: torch.device) -> str:
+def _key(
+    study: Study,
+    config: TrainConfig,
+    found: Survey,
+    device: torch.device,
+    begin: Start | None,
+) -> str:
     """Names a run by all that decides its result."""
     settings = {k: v for k, v in to_json(config).items() if k not in _NOT_IN_KEY}
     cases = [(facts.id, facts.digest) for facts in (*found.train, *found.validation)]
     everything = [_FORMAT, study.id, settings, found.classes, cases, device.type]
+    everything += [] if begin is None else [begin.digest]
     return hashlib.sha256(json.dumps(everything).encode()).hexdigest()[:16]
 
 

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ import torch
 from safetensors.torch import save_file
 
 from semiseg.bundle import layout
+from semiseg.bundle.importing import import_bundle
+from semiseg.bundle.matching import match
 from semiseg.bundle.reading import read_bundle
 from semiseg.bundle.source import bundle_scripts
 from semiseg.bundle.writing import BundleWords, export_bundle
-from semiseg.config import PredictConfig
+from semiseg.config import PredictConfig, TrainConfig
 from semiseg.data.training_grid import to_training_grid
 from semiseg.errors import SchemaError, StorageError, StudyError
 from semiseg.events import Event
@@ -28,11 +31,14 @@ from semiseg.images.grid import Grid
 from semiseg.images.labels import read_label
 from semiseg.images.reading import read_image, write_image
 from semiseg.inference import predict_image
+from semiseg.learning.plan import Plan
+from semiseg.learning.start import read_start
 from semiseg.methods.base import MethodSettings, build_method
-from semiseg.models import load_model
+from semiseg.models import load_model, require_fit
 from semiseg.networks import NetworkSpec
-from semiseg.study.protocol import Protocol, common_structure
+from semiseg.study.protocol import Protocol, Structure, common_structure
 from semiseg.study.study import Study
+from semiseg.trainer import train
 
 SPEC = NetworkSpec(
     n_classes=3, channels=(4, 6, 8), strides=((1, 2, 2), (2, 2, 2)), convolutions=(1, 2, 1)
@@ -292,7 +298,9 @@ def test_foreign_pickles_are_never_run(tmp_path: Path) -> None:
         lambda path: path.write_bytes(pickle.dumps({"a": _Evil()})),
     ):
         write(bundle / layout.WEIGHTS)
-        with pytest.raises((StudyError, SchemaError), match=r"foreign code.*refused|kind that is not read"):
+        with pytest.raises(
+            (StudyError, SchemaError), match=r"foreign code.*refused|kind that is not read"
+        ):
             read_bundle(bundle)
         assert not marker.exists()
 
@@ -368,3 +376,139 @@ def test_zip_that_was_cut_or_swells_is_refused(
     folder = export_bundle(make_study(tmp_path / "third"), tmp_path / "d")
     with pytest.raises(SchemaError, match="larger than 100 bytes"):
         read_bundle(folder)
+
+
+def structure(structure_id: int, name: str, **changed: Any) -> Structure:
+    return Structure(id=structure_id, name=name, color=(1, 2, 3), **changed)
+
+
+def test_structures_are_matched_by_code_then_by_name_and_never_by_id() -> None:
+    liver = common_structure("liver", 1)
+    theirs = [liver, common_structure("kidney_left", 2), structure(3, "Tumor A")]
+    ours = [
+        structure(1, "tumor_a"),
+        structure(2, "Leber", code=liver.code),
+        structure(3, "Left kidney"),
+        common_structure("kidney_right", 4),
+    ]
+    assert match(theirs, ours) == {1: 3, 2: 1, 3: 2}
+    assert match(theirs, [structure(9, "Liver"), structure(8, "liver (old)")]) == {9: 1}
+
+
+def test_imported_bundle_segments_as_the_original_did(tmp_path: Path) -> None:
+    for method in ("supervised", "cross_pseudo"):
+        source = make_study(tmp_path / method, method)
+        bundle = export_bundle(source, tmp_path / f"{method}.zip")
+        protocol = Protocol((structure(1, "Left kidney"), structure(2, "LIVER")))
+        target = Study.create(tmp_path / f"to-{method}", name="other", protocol=protocol)
+        record = target.model(import_bundle(target, bundle))
+        one, two = (
+            load_model(study.model().folder, torch.device("cpu")) for study in (source, target)
+        )
+        assert two.classes == (0, 1, 2)
+        assert record.info["imported"]["bundle"] == method
+        assert (two.window_zyx, two.spacing_mm_zyx) == (one.window_zyx, one.spacing_mm_zyx)
+        require_fit(two, target.protocol, target.id)
+        image = torch.randn(1, 1, 8, 16, 16)
+        assert torch.allclose(one.network(image), two.network(image), atol=1e-6)
+
+
+def test_bundle_with_a_structure_that_the_study_lacks_is_not_imported(tmp_path: Path) -> None:
+    bundle = export_bundle(make_study(tmp_path / "study"), tmp_path / "b.zip")
+    protocol = Protocol((structure(1, "liver"),))
+    target = Study.create(tmp_path / "target", name="other", protocol=protocol)
+    with pytest.raises(StudyError, match="segments kidney_left, which this study does not have"):
+        import_bundle(target, bundle)
+    assert target.models() == ()
+
+
+def test_start_takes_over_known_channels_and_says_what_begins_anew(tmp_path: Path) -> None:
+    bundle = export_bundle(make_study(tmp_path / "study"), tmp_path / "b.zip")
+    protocol = Protocol((structure(5, "tumor"), structure(9, "liver")))
+    target = Study.create(tmp_path / "target", name="other", protocol=protocol)
+    events: list[Event] = []
+    start = read_start(target, bundle, (0, 5, 9), events.append)
+    assert start.channels == (0, None, 2)
+    for words in ("it knows liver", "tumor begins anew", "not needed: kidney_left"):
+        assert words in events[0].message
+    settings = MethodSettings(network=SPEC)
+    torch.manual_seed(7)
+    modules = build_method("mean_teacher", settings).modules
+    before = {name: tensor.clone() for name, tensor in modules.state_dict().items()}
+    start.fill(modules)
+    weights, after = start.bundle.weights[0], modules.state_dict()
+    for prefix in ("network.", "teacher.network."):
+        head = after[f"{prefix}head.weight"]
+        assert torch.equal(head[[0, 2]], weights["head.weight"][[0, 2]])
+        assert torch.equal(head[1], before[f"{prefix}head.weight"][1])
+        assert torch.equal(after[f"{prefix}down.0.0.weight"], weights["down.0.0.weight"])
+
+
+def test_second_network_of_its_own_keeps_its_random_weights(tmp_path: Path) -> None:
+    study = make_study(tmp_path / "study")
+    start = read_start(study, export_bundle(study, tmp_path / "b.zip"), (0, 300, 4), lambda _: None)
+    modules = build_method("cross_pseudo", MethodSettings(network=SPEC)).modules
+    before = modules["other"].state_dict()["head.weight"].clone()
+    start.fill(modules)
+    assert torch.equal(modules["one"].head.weight, start.bundle.weights[0]["head.weight"])
+    assert torch.equal(modules["other"].head.weight, before)
+    other = build_method("supervised", MethodSettings(network=FLAT)).modules
+    kept = other.state_dict()["network.head.weight"].clone()
+    start.fill(other)
+    assert torch.equal(other.state_dict()["network.head.weight"], kept)
+
+
+def test_training_starts_from_a_bundle_on_its_network_and_spacing(
+    tmp_path: Path, phantom_study: Any
+) -> None:
+    bundle = export_bundle(make_study(tmp_path / "from"), tmp_path / "b.zip")
+    study = phantom_study(("CT",), annotated=1)
+    events: list[Event] = []
+    config = TrainConfig(
+        minutes=None, steps=1, device="cpu", validation="none", start_from=str(bundle)
+    )
+    model_id = train(study, config, events.append)
+    assert any("starts from b" in event.message for event in events)
+    info = study.model(model_id).info
+    assert info["spacing_mm_zyx"] == [2.7, 1.8, 2.2]
+    assert info["network"]["channels"] == list(SPEC.channels)
+    model = load_model(study.model(model_id).folder, torch.device("cpu"))
+    assert model.classes == (0, 1, 2)
+    # After one warm-up step the weights are still next to those of the bundle.
+    theirs = read_bundle(bundle).weights[0]["down.1.0.weight"]
+    mine = model.network.state_dict()["modules_of_method.network.down.1.0.weight"]
+    assert (mine - theirs).abs().max() < 1e-3
+
+
+def test_start_keeps_the_voxel_size_that_was_asked_for(tmp_path: Path) -> None:
+    study = make_study(tmp_path / "study")
+    start = read_start(study, export_bundle(study, tmp_path / "b.zip"), (0, 4, 300), lambda _: None)
+    plan = Plan(
+        spacing_mm_zyx=(2.0, 2.0, 2.0),
+        patch_zyx=(6, 32, 14),
+        n_labelled=1,
+        n_unlabelled=0,
+        network=SPEC,
+        device="cpu",
+    )
+    asked = start.plan(plan, TrainConfig(spacing_mm=2.0))
+    assert asked.spacing_mm_zyx == (2.0, 2.0, 2.0)
+    assert asked.patch_zyx == (6, 16, 12)
+    assert start.plan(plan, TrainConfig()).spacing_mm_zyx == (2.7, 1.8, 2.2)
+    flat = replace(plan, network=FLAT, patch_zyx=(1, 32, 32))
+    assert start.plan(flat, TrainConfig()).patch_zyx == (8, 16, 16)
+
+
+def test_commands_hand_a_model_on_and_take_it_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from semiseg.cli.app import run
+
+    study = make_study(tmp_path / "study")
+    target = tmp_path / "b.zip"
+    assert run(["model", "export", str(study.folder), str(target)]) == 0
+    assert "terms of use" in capsys.readouterr().out
+    assert run(["model", "import", str(study.folder), str(target)]) == 0
+    assert "is now model 2" in capsys.readouterr().out
+    assert run(["model", "export", str(study.folder), str(target)]) != 0
+    assert "exists already" in capsys.readouterr().err

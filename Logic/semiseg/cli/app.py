@@ -20,6 +20,7 @@ from semiseg.cli import (
     demo,
     dicom,
     doctor,
+    models,
     results,
     study_commands,
     suggest,
@@ -94,6 +95,7 @@ app = typer.Typer(
 )
 app.add_typer(study_commands.app, name="study")
 app.add_typer(dicom.app, name="dicom")
+app.add_typer(models.app, name="model")
 annotate.register(app)
 suggest.register(app)
 work.register(app)

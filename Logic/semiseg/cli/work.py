@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, cast
 
 import typer
@@ -120,6 +121,14 @@ def train(
     deep_supervision: Annotated[
         bool, typer.Option("--deep-supervision", help="Compare coarse levels with labels too.")
     ] = False,
+    start_from: Annotated[
+        Path | None,
+        typer.Option("--start-from", metavar="BUNDLE", help="Begin with the weights of a bundle."),
+    ] = None,
+    atlas_warps: Annotated[
+        bool,
+        typer.Option("--atlas-warps", help="Bend annotated scans towards other patients, too."),
+    ] = False,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start over, also where a stopped run could go on.")
     ] = False,
@@ -134,6 +143,7 @@ def train(
     Examples:
       semiseg train abdomen --minutes 10
       semiseg train abdomen --steps 500 --seed 3 --device cpu --validation leave_one_out
+      semiseg train abdomen --start-from colleague.zip
     """
     screen = screen_of(context)
     config = TrainConfig(
@@ -148,8 +158,10 @@ def train(
         batch_size=batch_size,
         learning_rate=learning_rate,
         use_propagated=not human_only,
+        start_from=None if start_from is None else str(start_from.absolute()),
         sparing=sparing,
         deep_supervision=deep_supervision,
+        atlas_warps=atlas_warps,
     )
     from semiseg.study.study import Study
 

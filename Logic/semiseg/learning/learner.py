@@ -16,6 +16,7 @@ from semiseg.learning.checkpoint import (
     optimizer_tensors,
     restore_optimizers,
 )
+from semiseg.learning.start import Start
 from semiseg.methods.base import Method, MethodSettings, build_method
 
 _CLIP = 1.0
@@ -31,12 +32,20 @@ class Learner:
     """
 
     def __init__(
-        self, name: str, settings: MethodSettings, device: torch.device, *, seed: int
+        self,
+        name: str,
+        settings: MethodSettings,
+        device: torch.device,
+        *,
+        seed: int,
+        start: Start | None = None,
     ) -> None:
         torch.manual_seed(seed)
         self.seed = seed
         self.step = 0
         self.method: Method = build_method(name, settings)
+        if start is not None:
+            start.fill(self.method.modules)
         self.device = device
         self._amp = _half_precision(device)
         self._start(device)

@@ -19,6 +19,7 @@ from semiseg.events import Emit, Event, Json
 from semiseg.learning.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from semiseg.learning.learner import Learner
 from semiseg.learning.plan import Plan
+from semiseg.learning.start import Start
 from semiseg.methods.base import MethodSettings
 
 _REPORT_EVERY_S = 0.5
@@ -57,6 +58,7 @@ class RunSettings:
     checkpoint_every_s: float
     checkpoint_every_steps: int | None
     sparing: bool = False
+    start: Start | None = None
 
 
 @dataclass
@@ -186,7 +188,13 @@ class Run:
             sparing=self.settings.sparing,
         )
         device = torch.device(self.plan.device)
-        return Learner(self.settings.method, settings, device, seed=self.settings.seed)
+        return Learner(
+            self.settings.method,
+            settings,
+            device,
+            seed=self.settings.seed,
+            start=self.settings.start,
+        )
 
     def _new_sampler(self) -> Sampler:
         plan = self.plan

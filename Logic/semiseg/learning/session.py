@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,12 +17,14 @@ from semiseg.data.cases import TrainingCase, case_supervision, load_training_cas
 from semiseg.data.supervision import Line, Wanted
 from semiseg.errors import SchemaError
 from semiseg.events import Emit, Event, Json
+from semiseg.learning.atlas_warps import atlas_warps
 from semiseg.learning.places import Correspondence
 from semiseg.learning.plan import Plan, make_plan
 from semiseg.learning.run import Budget, Run, RunSettings
 from semiseg.learning.scheme import Fold, Scheme, choose_scheme
 from semiseg.learning.scoring import Score, score
 from semiseg.learning.speed import voxels_per_s
+from semiseg.learning.start import Start
 from semiseg.learning.survey import CaseFacts, Survey
 from semiseg.methods.base import method_class
 from semiseg.study.storage import make_folder, read_json, write_json_atomic
@@ -39,14 +42,20 @@ class Session:
     """What is decided once and kept in `folder`/run.json: plan, time spent, scores."""
 
     def __init__(
-        self, study: Study, config: TrainConfig, found: Survey, folder: Path, emit: Emit
+        self,
+        study: Study,
+        config: TrainConfig,
+        found: Survey,
+        folder: Path,
+        emit: Emit,
+        start: Start | None = None,
     ) -> None:
+        self._begin = start
         self.study, self.config, self.found = study, config, found
         self._folder, self._emit = folder, emit
         self._method = method_class(config.method)
         self._start = time.monotonic()
         self._images: dict[str, TrainingCase] = {}
-        self._correspondence: Correspondence | None = None
         self.scheme: Scheme = choose_scheme(study, found, config)
         self._record: dict[str, Any] = {"spent_s": 0.0, "plan": None, "folds": {}, "score": None}
         make_folder(folder)
@@ -158,6 +167,7 @@ class Session:
             checkpoint_every_s=self.config.checkpoint_every_s,
             checkpoint_every_steps=self.config.checkpoint_every_steps,
             sparing=self.config.sparing,
+            start=self._begin,
         )
         return Run(settings, self.plan, cases, self._emit, on_save=self._save)
 
@@ -178,6 +188,8 @@ class Session:
     def _new_plan(self, device: torch.device) -> Plan:
         unlabelled = self._method.uses_unlabelled
         plan = make_plan(self.found, self.config, device.type, uses_unlabelled=unlabelled)
+        if self._begin is not None:
+            return self._begin.plan(plan, self.config)
         if self.config.minutes is None:
             return plan
         speed = voxels_per_s(self.config.method, plan)
@@ -199,20 +211,31 @@ class Session:
                     use_propagated=self.config.use_propagated,
                     hidden=hidden.get(facts.id, _NOTHING_HIDDEN),
                 )
-                cases.append(self._placed(self._case(facts.id, wanted)))
+                case = self._placed(self._case(facts.id, wanted))
+                cases.append(self._warped(case) if case.labelled else case)
         return cases
 
     def _placed(self, case: TrainingCase) -> TrainingCase:
         """The case with its places in the reference case, where the method asks for them."""
         if not self._method.uses_places or case.places is not None:
             return case
-        if self._correspondence is None:
-            self._correspondence = Correspondence(
-                self.study, self.found, self.config.minutes, self._emit
-            )
         places = self._correspondence.of(case.id, case.image.grid)
         self._images[case.id] = replace(case, places=places)
         return self._images[case.id]
+
+    def _warped(self, case: TrainingCase) -> TrainingCase:
+        """The case with the ways to other training cases, where they are asked for."""
+        if not self.config.atlas_warps or case.warps is not None:
+            return case
+        others = [facts.id for facts in self.found.train if facts.patient != case.patient]
+        grid, seed = case.image.grid, self.config.seed
+        warps = atlas_warps(self._correspondence, case.id, grid, others, seed)
+        self._images[case.id] = replace(case, warps=warps)
+        return self._images[case.id]
+
+    @cached_property
+    def _correspondence(self) -> Correspondence:
+        return Correspondence(self.study, self.found, self.config.minutes, self._emit)
 
     def _hidden_cases(self) -> list[TrainingCase]:
         return [self._truth(case_id, lines) for case_id, lines in self.scheme.hidden.items()]
