@@ -114,7 +114,7 @@ class TrainConfig:
     `start_from`: the bundle whose weights the networks begin with, in place of random ones.
     `steps` alone makes a run that repeats to the bit on one machine. `dims` "2": networks see
     single axial slices; then `patch` is (1, y, x). `sparing`: less time for unlabelled scans than
-    methods were published with.
+    methods were published with. `atlas_warps`: labelled scans are bent towards other patients too.
     """
 
     method: str = "supervised"
@@ -131,6 +131,7 @@ class TrainConfig:
     use_propagated: bool = True
     sparing: bool = False
     deep_supervision: bool = False
+    atlas_warps: bool = False
     start_from: str | None = None
     checkpoint_every_s: float = 20.0
     checkpoint_every_steps: int | None = None

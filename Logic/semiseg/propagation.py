@@ -249,7 +249,7 @@ class _Run:
             transfer(atlas, result, (fixed, self._library.prepared(atlas.case_id)), grid)
             for atlas, result in zip(atlases, results, strict=True)
         ]
-        return transfers, fuse(transfers, grid)
+        return transfers, fuse(transfers, grid, self._config.fusion)
 
     def _registered(self, plan: _Plan, lender: str) -> RegistrationResult:
         """Structures that humans drew in both cases guide, but in a case kept for validation or

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from semiseg.atlases.staple import staple
 from semiseg.atlases.transfer import Transfer
+from semiseg.config import FusionChoice
 from semiseg.images.grid import Grid
 from semiseg.images.resampling import resample_image
 
@@ -30,16 +33,17 @@ class Fused:
     agreement: dict[int, float]
 
 
-def fuse(transfers: Sequence[Transfer], grid: Grid) -> Fused:
+def fuse(transfers: Sequence[Transfer], grid: Grid, method: FusionChoice = "vote") -> Fused:
     """Local weighted voting (Artaechevarria et al. 2009), on contrast-free image distances.
 
-    An atlas votes on its own structures only, as surely as it knows them itself.
+    An atlas votes on its own structures only, as surely as it knows them itself. With the method
+    "staple" votes of atlases that are often outvoted count less, or for the contrary.
     """
     weights = local_weights([transfer.distance for transfer in transfers])
     ids = tuple(sorted({i for transfer in transfers for i in transfer.ids}))
     share = np.zeros((len(ids), *grid.shape_zyx), dtype=np.float32)
     for row, structure_id in enumerate(ids):
-        share[row] = _vote(transfers, weights, structure_id)
+        share[row] = _share(transfers, weights, structure_id, method)
     known = [w * t.confidence for w, t in zip(weights, transfers, strict=True)]
     return Fused(
         ids=ids,
@@ -76,14 +80,19 @@ def on_grid(fused: Fused, target: Grid) -> tuple[NDArray[np.uint16], Volume]:
     return array, np.clip(np.maximum(best, background) * sureness, 0, 1)
 
 
-def _vote(transfers: Sequence[Transfer], weights: Volume, structure_id: int) -> Volume:
-    voted, possible = np.zeros_like(weights[0]), np.full_like(weights[0], 1e-6)
+def _share(
+    transfers: Sequence[Transfer], weights: Volume, structure_id: int, method: FusionChoice
+) -> Volume:
+    said, heard = [], []
     for weight, transfer in zip(weights, transfers, strict=True):
         if structure_id in transfer.ids:
-            own = weight * (transfer.confidence + np.float32(1e-3))
-            voted += own * transfer.share[transfer.ids.index(structure_id)]
-            possible += own
-    return np.asarray(voted / possible, dtype=np.float32)
+            said.append(transfer.share[transfer.ids.index(structure_id)])
+            heard.append(weight * (transfer.confidence + np.float32(1e-3)))
+    if method == "staple":
+        told = [torch.from_numpy(np.stack(parts)).flatten(1) for parts in (said, heard)]
+        return staple(told[0], told[1]).reshape(said[0].shape).numpy()
+    voted = sum(own * share for own, share in zip(heard, said, strict=True))
+    return np.asarray(voted / (sum(heard) + np.float32(1e-6)), dtype=np.float32)
 
 
 def _agreement(transfers: Sequence[Transfer], structure_id: int) -> float | None:
