@@ -129,7 +129,9 @@ class Suggestions(Labelling):
 
     def _newest_said(self, case: Case) -> Said | None:
         files = self._files(case)
-        found = [said for said in (_propagated(files), self._predicted(case)) if said is not None]
+        found = [
+            said for said in (newest_propagation(files), self._predicted(case)) if said is not None
+        ]
         return max(found, key=lambda said: (said.created, said.source == "predicted"), default=None)
 
     def _predicted(self, case: Case) -> Said | None:
@@ -169,8 +171,8 @@ class Suggestions(Labelling):
         if follows:
             earlier = self._seen(case, self._files(case).read_label(follows))
         told: dict[str, Json] = {"kind": "withdrawn", "withdraws": said.version}
-        self._save(case, _with_programs_of(before, earlier, case.grid), told)
-        remaining = _propagated(self._files(case))
+        self._save(case, with_programs_of(before, earlier, case.grid), told)
+        remaining = newest_propagation(self._files(case))
         gate = None if remaining is None else _gate(remaining.manifest)
         self._save_case(replace(case, gate=gate))
         self._cases[case.id] = replace(case, gate=gate)
@@ -210,7 +212,7 @@ def _of_label(label: CaseLabel, said: Said) -> Suggestion:
     )
 
 
-def _propagated(files: CaseFiles) -> Said | None:
+def newest_propagation(files: CaseFiles) -> Said | None:
     """The newest propagation of the case that was not withdrawn."""
     withdrawn: set[Json] = set()
     for version in reversed(version_numbers(files.labels)):
@@ -221,6 +223,9 @@ def _propagated(files: CaseFiles) -> Said | None:
         kind = manifest.info.get("kind")
         if kind == "withdrawn":
             withdrawn.add(Fields(manifest.info, str(manifest.folder)).integer("withdraws"))
+        if kind == "rolled_back" and manifest.info.get("structures") is None:
+            back = Fields(manifest.info, str(manifest.folder)).integer("to")
+            withdrawn.update(range(back + 1, version))
         if kind == "propagated" and version not in withdrawn:
             return Said(
                 source="propagated",
@@ -244,7 +249,7 @@ def _gate(manifest: Manifest) -> GateRecord | None:
     return None if part is None else GateRecord.from_json(part)
 
 
-def _with_programs_of(before: CaseLabel, earlier: CaseLabel | None, grid: Grid) -> CaseLabel:
+def with_programs_of(before: CaseLabel, earlier: CaseLabel | None, grid: Grid) -> CaseLabel:
     """`before` with the program voxels of `earlier` (none: no program voxels) for its own."""
     human = by_human(before.origin)
     plain = replace(
