@@ -369,3 +369,54 @@ def test_labelled_samples_are_the_same_without_unlabelled_ones() -> None:
     assert not whole.all_labelled
     assert torch.equal(whole.image[:2], alone.image)
     assert torch.equal(whole.label[:2], alone.label)
+
+
+def bent(by_zyx: tuple[float, float, float]) -> TrainingCase:
+    """A case with places and one way to another patient: everything moves by the same."""
+    one = np.broadcast_to(np.reshape(by_zyx, (3, 1, 1, 1)), (3, 2, 2, 2)).astype(np.float32)
+    return replace(placed("a"), warps=one[None])
+
+
+def test_labelled_samples_are_bent_a_random_part_of_the_way_every_other_time() -> None:
+    settings = replace(PLAIN, places=True)
+    straight, drifting = (Sampler([c], settings, CPU) for c in (placed("a"), bent((2.0, 0, 0))))
+    moves = []
+    for step in range(60):
+        before, after = straight.batch(step), drifting.batch(step)
+        assert before.place is not None
+        assert after.place is not None
+        assert after.place[2].isfinite().all()  # unlabelled samples are not bent
+        moves.append(float((after.place - before.place)[0, 2, 4, 4, 4].nan_to_num(0)))
+    changed = [move for move in moves if move]
+    assert 5 < len(changed) < 45
+    assert set(changed) == {1.0, 2.0}
+
+
+def test_bending_keeps_image_and_label_together() -> None:
+    sampler = Sampler([bent((1.7, -2.2, 3.1))], replace(PLAIN, places=True), CPU)
+    known = case("a").supervision
+    assert known is not None
+    for step in range(10):
+        batch = sampler.batch(step)
+        assert batch.place is not None
+        x, y, z = (part.nan_to_num(0).long().numpy() for part in batch.place[0])
+        inside = batch.valid[0].numpy() > 0
+        assert np.array_equal(batch.label[0].numpy()[inside], known.label[z, y, x][inside])
+
+
+def test_slices_are_not_bent_out_of_themselves() -> None:
+    settings = replace(FLAT, level_sets=False)
+    sampler = Sampler([bent((3.0, 0.0, 0.0))], settings, CPU)
+    straight = Sampler([bent((0.0, 0.0, 0.0))], settings, CPU)
+    for step in range(10):
+        assert torch.equal(sampler.batch(step).label, straight.batch(step).label)
+
+
+def test_drift_lies_between_its_knots() -> None:
+    """No shift at the first slice, three voxels at the last."""
+    drift = np.zeros((3, 2, 1, 1), np.float32)
+    drift[0, 1] = 3.0
+    image = torch.arange(7.0)[:, None, None].expand(7, 4, 4).contiguous()
+    warp = Warp(centre=np.array([3.0, 1.5, 1.5]), matrix=np.eye(3), bend=None, drift=drift)
+    seen, _, _ = Source(image, 99.0, {}).cut(warp, (7, 4, 4))
+    assert seen[:4, 0, 0].tolist() == pytest.approx([0, 1.5, 3, 4.5], abs=1e-5)

@@ -20,7 +20,9 @@ class TrainingCase:
     """One case on its training grid; `supervision` None where nothing of it is known.
 
     `places` (3, z, y, x): where each voxel lies in the study's reference case, in millimetres
-    x, y, z from its centre, NaN where that is not known; None where nobody asked.
+    x, y, z from its centre, NaN where that is not known; None where nobody asked. `warps`
+    (K, 3, d, h, w): voxels z, y, x that knots spread evenly over the image move on the way to
+    other patients' anatomy; None for no such augmentation.
     """
 
     id: str
@@ -29,6 +31,7 @@ class TrainingCase:
     image: TrainingImage
     supervision: Supervision | None
     places: NDArray[np.float16] | None = None
+    warps: NDArray[np.float32] | None = None
 
     @property
     def shape_zyx(self) -> tuple[int, int, int]:

@@ -23,6 +23,7 @@ from semiseg.images.grid import Triple
 _MAX_CENTRES = 20_000
 _BACKGROUND_CHANCE = 0.15
 _REACH = 0.7
+_DRIFT_CHANCE = 0.5
 Strata = list[NDArray[np.int64]]
 
 
@@ -124,6 +125,8 @@ class Sampler:
         voxel = _anywhere(rng, case.shape_zyx) if blind else self._known_voxel(rng, number)
         centre = _patch_centre(rng, voxel, case.shape_zyx, settings.patch_zyx)
         warp = draw_warp(rng, centre, case.image.grid.spacing_mm_zyx, settings.movements)
+        if case.warps is not None and not blind:
+            warp = replace(warp, drift=_drift(rng, case.warps, flat=settings.flat))
         image, maps, inside = self._sources[number].cut(warp, settings.patch_zyx)
         if settings.greys is not None:
             generator = torch.Generator(self._device).manual_seed(int(rng.integers(2**62)))
@@ -243,6 +246,18 @@ def _strata(numbered: list[tuple[int, tuple[str, bool]]]) -> Strata:
 
 def _anywhere(rng: np.random.Generator, shape_zyx: Zyx) -> NDArray[np.int64]:
     return rng.integers(0, shape_zyx)
+
+
+def _drift(
+    rng: np.random.Generator, warps: NDArray[np.float32], *, flat: bool
+) -> NDArray[np.float32] | None:
+    """One of `warps` (K, 3, *) by a random part of the way; None every other time."""
+    strength, chosen = rng.uniform(0, 1), warps[rng.integers(len(warps))]
+    if rng.random() >= _DRIFT_CHANCE:
+        return None
+    drift = np.asarray(chosen * strength, dtype=np.float32)
+    drift[0] *= not flat
+    return drift
 
 
 def _patch_centre(

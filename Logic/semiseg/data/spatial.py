@@ -34,11 +34,15 @@ class SpatialRange:
 
 @dataclass(frozen=True, kw_only=True)
 class Warp:
-    """Patch voxel q sees source voxel `centre` + `matrix` (q - middle) + bend(q), all z, y, x."""
+    """Patch voxel q sees source voxel p + drift(p), p = `centre` + `matrix` (q - middle) + bend(q).
+
+    All z, y, x. `bend` (3, *) at knots spread over the patch, `drift` over the source.
+    """
 
     centre: NDArray[np.float64]
     matrix: NDArray[np.float64]
     bend: NDArray[np.float32] | None
+    drift: NDArray[np.float32] | None = None
 
 
 def draw_warp(
@@ -80,6 +84,8 @@ class Source:
         All (*patch_zyx); outside the image are `fill` and, in maps, whatever lies at the edge.
         """
         points = _points(warp, patch_zyx, self.image.device)
+        if warp.drift is not None:
+            points = self._drifted(points, torch.as_tensor(warp.drift, device=points.device))
         nearest = points.round().long()
         size = torch.tensor(self.image.shape, device=points.device)
         inside = ((nearest >= 0) & (nearest < size)).all(dim=-1)
@@ -87,6 +93,19 @@ class Source:
         flat = (z * self.image.shape[1] + y) * self.image.shape[2] + x
         maps = {name: values.flatten()[flat] for name, values in self.picked.items()}
         return self._interpolate(points, size), maps, inside
+
+    def _drifted(self, points: Tensor, drift: Tensor) -> Tensor:
+        """`points` (d, h, w, 3) moved by `drift` (3, *), which is that of the edge beyond it."""
+        last = torch.tensor(self.image.shape, device=points.device) - 1
+        relative = points * (2.0 / last.clamp(min=1)) - 1.0
+        moved = functional.grid_sample(
+            drift[None],
+            relative.flip(-1)[None],
+            mode="bilinear",
+            padding_mode="border",
+            align_corners=True,
+        )
+        return points + moved[0].permute(1, 2, 3, 0)
 
     def _interpolate(self, points: Tensor, size: Tensor) -> Tensor:
         """Linear values at `points` (d, h, w, 3), which are zyx voxels."""

@@ -50,13 +50,14 @@ class Correspondence:
         centre = self._study.case(self.reference).grid.centre_mm_lps
         if case_id == self.reference:
             return _relative(grid, centre, None)
+        result = self.registered(case_id)
+        return None if result is None else _relative(grid, centre, result)
+
+    def registered(self, case_id: str) -> RegistrationResult | None:
+        """The case registered onto the reference, both ways; None where that is not possible."""
         if self._limit_s is not None and self._spent_s > self._limit_s:
             self._say(f"{case_id}: no time to register it, so it has no counterparts")
             return None
-        result = self._registered(case_id)
-        return None if result is None else _relative(grid, centre, result)
-
-    def _registered(self, case_id: str) -> RegistrationResult | None:
         start = time.monotonic()
         library = self._library
         try:
