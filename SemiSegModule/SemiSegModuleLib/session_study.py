@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +18,8 @@ from SemiSegModuleLib.mrml.binding import Callbacks, SceneBinding
 from SemiSegModuleLib.session_core import told
 from SemiSegModuleLib.session_work import WorkPart
 from SemiSegModuleLib.tasks import Tasks
+
+_LEFT_BEHIND_S = 3600.0
 
 
 class StudyPart(WorkPart):
@@ -114,10 +118,20 @@ class StudyPart(WorkPart):
         self.forget_read()
         self.tasks = Tasks(study.jobs_dir, self._job_class)
         self.binding = SceneBinding(self.scene, study.id, self._callbacks())
+        self.later(self._tidy_jobs)
         self.parameters.study_folder = str(study.folder)
         self.saved_at = time.strftime("%H:%M:%S")
         self.changed("study", "cases", "case", "ledger", "structures", "task", "drawn")
         self.changed("suggestion")
+
+    def _tidy_jobs(self) -> None:
+        """Take away copies of voxels that a window which crashed did not come to show."""
+        if self.study is None:
+            return
+        for folder in self.study.jobs_dir.glob("*-view*"):
+            with contextlib.suppress(OSError):
+                if time.time() - folder.stat().st_mtime > _LEFT_BEHIND_S:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def _callbacks(self) -> Callbacks:
         return Callbacks(

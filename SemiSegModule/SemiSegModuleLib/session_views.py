@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -214,19 +216,35 @@ class ViewPart(DraftPart):
         files = event.data.get("files")
         if opened is None or not isinstance(files, dict):
             return
+        said = str(event.data.get("text") or event.data.get("source") or "")
+        # At once: later, the draft that this map answers may no longer be the newest.
+        self._with_array(case_id, files.get("human"), partial(self._reconcile, case_id))
+        task.short = False  # the rest of its files is read by these chores, one per tick
+        show = partial(self._show_suggestion, case_id, said)
+        self.later(partial(self._with_array, case_id, files.get("suggestion"), show))
+        shade = partial(self._show_uncertainty, case_id)
+        self.later(partial(self._with_array, case_id, files.get("uncertainty"), shade))
+        self.later(partial(shutil.rmtree, task.folder, ignore_errors=True))
+
+    def _with_array(
+        self, case_id: str, path: Json, use: Callable[[NDArray[Any] | None], None]
+    ) -> None:
+        """Hand the array in the file to `use`, None without one; not for a case that is gone."""
+        nodes = self.nodes(case_id)
+        if case_id not in self.open_cases or nodes.volume is None or nodes.drawn is None:
+            return
         try:
-            arrays = {name: _loaded(path) for name, path in files.items() if path}
-            self._reconcile(case_id, opened, arrays.get("human"))
-            self._show_suggestion(case_id, opened, arrays.get("suggestion"), event.data)
-            self._show_uncertainty(case_id, arrays.get("uncertainty"))
+            array = np.load(str(path), allow_pickle=False) if path else None
         except (OSError, ValueError) as error:
             text = _("{case}: what the programs say could not be shown: {why}")
             self.say(text.format(case=case_id, why=error), error=True)
+            return
+        use(array)
 
-    def _reconcile(self, case_id: str, opened: OpenCase, human: NDArray[Any] | None) -> None:
+    def _reconcile(self, case_id: str, human: NDArray[Any] | None) -> None:
         """Bring what changed in the study into the drawn node where the user left it alone."""
-        node = self.nodes(case_id).drawn
-        if human is None or node is None or opened.base is None:
+        node, opened = self.nodes(case_id).drawn, self.open_cases[case_id]
+        if human is None or opened.base is None:
             return
         base = opened.base.full()
         changed = human != base
@@ -241,10 +259,8 @@ class ViewPart(DraftPart):
             self.changed("drawn")
             opened.base = KeptMap.of(human)
 
-    def _show_suggestion(
-        self, case_id: str, opened: OpenCase, array: NDArray[Any] | None, data: Any
-    ) -> None:
-        nodes = self.nodes(case_id)
+    def _show_suggestion(self, case_id: str, said: str, array: NDArray[Any] | None) -> None:
+        nodes, opened = self.nodes(case_id), self.open_cases[case_id]
         node = nodes.suggestion
         if array is None:
             array = np.zeros(opened.grid.shape_zyx, np.uint16)
@@ -257,7 +273,7 @@ class ViewPart(DraftPart):
         with self.writing_nodes():
             segments.set_map(node, opened.grid, array)
         opened.suggested = _lines(array, opened.grid)
-        opened.suggestion_text = str(data.get("text") or data.get("source") or "")
+        opened.suggestion_text = said
         if case_id != self.current:
             node.SetDisplayVisibility(False)
         self.changed("suggestion", "ledger")
@@ -290,11 +306,6 @@ def _lies_on(volume: Any, grid: Grid) -> bool:
 
 def _out_folder(folder: Path) -> Sequence[str]:
     return ("--out", str(folder / "view"))
-
-
-def _loaded(path: Json) -> NDArray[Any]:
-    found: NDArray[Any] = np.load(str(path), allow_pickle=False)
-    return found
 
 
 def _lines(array: NDArray[Any], grid: Grid) -> dict[Any, NDArray[np.bool_]]:

@@ -317,3 +317,18 @@ def test_a_volume_of_the_scene_that_is_not_the_cases_is_left_alone(
     assert session.nodes("c0").volume is not volume
     assert session.nodes("c0").volume.GetSpacing()[0] == 3.0
     assert "not the image of c0" in session.details
+
+
+def test_copies_of_voxels_that_a_crash_left_are_taken_away(session: Any, until: Until) -> None:
+    import os
+    import time
+
+    folder = session.study.folder
+    old, new = (folder / "jobs" / name for name in ("20250101-view", "20991231-view"))
+    for path in (old, new):
+        path.mkdir()
+    os.utime(old, (time.time() - 7200,) * 2)
+    assert session.open_study(folder)
+    assert until(session)
+    assert not old.exists()
+    assert new.exists()
