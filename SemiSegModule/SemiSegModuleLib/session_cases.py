@@ -11,7 +11,7 @@ from typing import Any, cast
 from slicer.i18n import tr as _
 
 from semiseg.config import MODALITIES, Modality
-from semiseg.errors import StudyError
+from semiseg.errors import SemiSegError, StudyError
 from semiseg.events import Event
 from semiseg.study.overview import CaseOverview, case_overviews
 from SemiSegModuleLib.additions import Additions
@@ -29,7 +29,11 @@ class CasePart(ProtocolPart):
         if self.study is None:
             return ()
         if self._rows is None:
-            self._rows = tuple(self._shown(row) for row in case_overviews(self.study))
+            try:
+                self._rows = tuple(self._shown(row) for row in case_overviews(self.study))
+            except SemiSegError as error:  # the folder is gone, or its disk
+                self._rows = ()
+                self.say(str(error), error=True)
         return self._rows
 
     def row(self, case_id: str) -> CaseOverview | None:

@@ -199,6 +199,10 @@ class Tasks:
             self._ended(task, _not_started(task, error))
 
     def _new_folder(self, kind: str) -> Path:
+        if not self._folder.parent.is_dir():
+            # Made anew, it would hide what is there once its disk is back.
+            text = _("{folder} is not there any more; reconnect its disk, or open the study anew.")
+            raise JobError(text.format(folder=self._folder.parent))
         self._count += 1
         stamp = time.strftime("%Y%m%d-%H%M%S")
         folder = self._folder / f"{stamp}-{kind}"

@@ -91,12 +91,11 @@ class Panel:
             self.session.tell()
 
     def onChanged(self, topics: set[str]) -> None:
-        self.messageLine.refresh(topics)
         if "study" in topics:
             self._fold()
-        for section in self.sections.values():
+        for part in (*self.sections.values(), self.messageLine):
             try:
-                section.refresh(topics)
+                part.refresh(topics)
             except Exception:
                 # A defect of one section must not leave the others showing what was.
                 self.session.say_unexpected()

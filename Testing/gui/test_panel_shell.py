@@ -288,3 +288,29 @@ def test_the_next_step_follows_the_loop(
     assert "correct where it is unsure" in session.next_step()
     session.set_protocol(Protocol())
     assert "add the structures" in session.next_step()
+
+
+def test_a_study_whose_folder_vanishes_is_told_and_the_strokes_stay_in_the_scene(
+    shell: Any, phantom_study: Any, spin: Any, tmp_path: Path
+) -> None:
+    session = shell.session
+    folder = phantom_study(annotated=1).folder
+    session.open_study(folder)
+    session.select("c0")
+    assert spin(lambda: session.tasks.idle, 10)
+    folder.rename(tmp_path / "elsewhere")
+    session.mark_empty(0)
+    assert spin(lambda: session.message_is_error, 5)
+    assert "NOT saved" in session.details
+    assert "unexpected" not in session.details
+    session.reload_study()
+    session.propagate(all_cases=True)
+    session.set_modality("c1", "CT")
+    spin(lambda: False, 0.5)
+    assert "unexpected" not in session.details, session.details
+    assert not folder.exists(), "not made anew while its disk is away"
+    (tmp_path / "elsewhere").rename(folder)
+    session.open_cases["c0"].touched_at = session.open_cases["c0"].dirty_since = 0.0
+    assert spin(lambda: not session.saving, 10)
+    session.reload_study()
+    assert len(session.rows()) == 2
