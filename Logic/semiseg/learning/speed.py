@@ -25,7 +25,7 @@ def voxels_per_s(method: str, plan: Plan) -> float:
     device = torch.device(plan.device)
     learner = Learner(method, MethodSettings(network=plan.network), device, seed=0)
     small = replace(plan, patch_zyx=_sides(plan))
-    batch = _made_up(small, device)
+    batch = made_up(small, device)
     seconds = math.inf
     for timed in range(_TIMED_STEPS + 1):
         start = time.perf_counter()
@@ -41,7 +41,8 @@ def _sides(plan: Plan) -> tuple[int, int, int]:
     return (z, y, x) if plan.network.dims == 3 else plan.patch_zyx
 
 
-def _made_up(plan: Plan, device: torch.device) -> Batch:
+def made_up(plan: Plan, device: torch.device) -> Batch:
+    """A batch as `plan` wants it: all that a method may ask for, and nothing to learn."""
     n = plan.n_labelled + plan.n_unlabelled
     patch = plan.patch_zyx[-plan.network.dims :]
     shape = (n, *patch)
