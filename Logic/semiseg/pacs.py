@@ -143,14 +143,7 @@ def write_deidentified(
     reference = reference_of(study, case.id)
     if reference is None:
         raise ImageError(f"{case.id} did not come from DICOM; there is no series to write")
-    paths = [folder / f"{case.id}_{n:05d}.dcm" for n in range(1, len(reference.files) + 1)]
-    taken = [path.name for path in paths if path.exists()]
-    if taken:
-        raise StorageError(f"{taken[0]} is in {folder} already; choose another folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(folder, error) from error
+    paths = _free_paths(folder, case.id, len(reference.files))
     progress = Progress(emit, "deidentify", len(paths))
     files = whole_files(reference, series)
     for number, (path, dataset) in enumerate(zip(paths, files, strict=True), 1):
@@ -163,6 +156,19 @@ def write_deidentified(
         with replacing(path) as temporary:
             clean.save_as(temporary, enforce_file_format=True)
         progress.update(number, f"{number} of {len(paths)} files written")
+    return paths
+
+
+def _free_paths(folder: Path, case_id: str, count: int) -> list[Path]:
+    """Makes `folder`; StorageError when a file is in the way or the disk refuses."""
+    paths = [folder / f"{case_id}_{number:05d}.dcm" for number in range(1, count + 1)]
+    taken = [path.name for path in paths if path.exists()]
+    if taken:
+        raise StorageError(f"{taken[0]} is in {folder} already; choose another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(folder, error) from error
     return paths
 
 

@@ -25,6 +25,11 @@ SeriesNumbers = Annotated[
     ),
 ]
 
+Moved = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Where the DICOM series is now, if it was moved."),
+]
+
 app = typer.Typer(
     help="Look into DICOM folders and ZIP files; write series without names.",
     no_args_is_help=True,
@@ -66,16 +71,12 @@ def deidentify(
     folder: StudyFolder,
     target: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the files.")],
     cases: CaseIds = None,
-    dicom: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Where the DICOM series is now, if it was moved."),
-    ] = None,
+    dicom: Moved = None,
 ) -> None:
     """Write the DICOM series of cases without what identifies the patient, for research.
 
-    By the Basic Profile of DICOM PS3.15; unique ids become the ones that SEG and RTSTRUCT files
-    refer to which `semiseg export --identity remove` writes. What is written in the pictures
-    themselves is not looked at. The result's data: files.
+    By the Basic Profile of DICOM PS3.15, with the unique ids that the files of `semiseg export
+    --identity remove` refer to. Writing in the pictures is not seen. The result's data: files.
 
     \b
     Example:
@@ -87,7 +88,7 @@ def deidentify(
     screen = screen_of(context)
     study = Study.open(folder)
     written: list[Path] = []
-    for case_id in chosen_cases(study, cases) or tuple(study.cases):
+    for case_id in chosen_cases(study, cases) or study.cases:
         written += write_deidentified(study, study.case(case_id), target, dicom, screen.emit)
     screen.data(files=[str(path) for path in written])
     screen.say(

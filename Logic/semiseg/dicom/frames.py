@@ -220,6 +220,29 @@ def _frame(
     rows, columns = integer(dataset, "Rows") or 0, integer(dataset, "Columns") or 0
     if rows < 1 or columns < 1:
         raise _UnfitError("does not say how many rows and columns it has")
+    spacing, position, orientation = _place(dataset, groups)
+    return Frame(
+        name=name,
+        number=number,
+        frames_in_file=frames_in_file,
+        key=_key(dataset, name, rows, columns),
+        sop_instance_uid=text(dataset, "SOPInstanceUID")
+        or _meta(dataset, "MediaStorageSOPInstanceUID"),
+        sop_class_uid=_class_of(dataset),
+        modality=text(dataset, "Modality").upper(),
+        series_number=integer(dataset, "SeriesNumber"),
+        description=text(dataset, "SeriesDescription"),
+        patient_key=_patient(dataset),
+        transfer_syntax=_meta(dataset, "TransferSyntaxUID"),
+        spacing_mm=spacing,
+        orientation=orientation,
+        position=position,
+        order=_order(dataset, groups, number),
+    )
+
+
+def _place(dataset: Dataset, groups: list[Dataset]) -> tuple[Pair, Triple, tuple[float, ...]]:
+    """Spacing between rows and columns, place of the first pixel, direction."""
     measures = _group(dataset, groups, "PixelMeasuresSequence")
     spacing = numbers(measures, "PixelSpacing", 2)
     if not spacing or min(spacing) <= 0:
@@ -234,24 +257,7 @@ def _frame(
         )
     if not _at_right_angles(orientation):
         raise _UnfitError("has an Image Orientation that is no pair of directions at right angles")
-    return Frame(
-        name=name,
-        number=number,
-        frames_in_file=frames_in_file,
-        key=_key(dataset, name, rows, columns),
-        sop_instance_uid=text(dataset, "SOPInstanceUID")
-        or _meta(dataset, "MediaStorageSOPInstanceUID"),
-        sop_class_uid=_class_of(dataset),
-        modality=text(dataset, "Modality").upper(),
-        series_number=integer(dataset, "SeriesNumber"),
-        description=text(dataset, "SeriesDescription"),
-        patient_key=_patient(dataset),
-        transfer_syntax=_meta(dataset, "TransferSyntaxUID"),
-        spacing_mm=(spacing[0], spacing[1]),
-        orientation=orientation,
-        position=(position[0], position[1], position[2]),
-        order=_order(dataset, groups, number),
-    )
+    return (spacing[0], spacing[1]), (position[0], position[1], position[2]), orientation
 
 
 def _at_right_angles(orientation: tuple[float, ...]) -> bool:

@@ -23,9 +23,11 @@ _LONGEST_LABEL = 64
 
 @dataclass(frozen=True, kw_only=True)
 class _Geometry:
-    measures: hd.PixelMeasuresSequence
-    orientation: hd.PlaneOrientationSequence
-    positions: list[hd.PlanePositionSequence]
+    """Places of the planes; None where they are those of the source."""
+
+    measures: hd.PixelMeasuresSequence | None = None
+    orientation: hd.PlaneOrientationSequence | None = None
+    positions: list[hd.PlanePositionSequence] | None = None
 
 
 def make_seg(
@@ -34,20 +36,13 @@ def make_seg(
     reference: Reference,
     headers: Sequence[Dataset],
 ) -> Dataset:
-    """A binary SEG of `array` (z, y, x), one segment for each of `specs`, numbered from 1.
-
-    `headers` are the series' files in the order of `reference`. A volume that was resampled on
-    the way in keeps its own planes, in the series' frame of reference.
-    """
-    numbered = np.zeros(array.shape, dtype=np.uint8 if len(specs) < 256 else np.uint16)
-    for number, spec in enumerate(specs, 1):
-        numbered[array == spec.id] = number
-    pixels, geometry = _arranged(numbered, reference, headers)
+    """A binary SEG of `array` (z, y, x), one segment for each of `specs`, numbered from 1."""
+    pixels, geometry = _arranged(_numbered(array, specs), reference, headers)
     with quiet():
         segmentation = hd.seg.Segmentation(
             source_images=list(_in_slice_order(reference, headers)),
             pixel_array=pixels,
-            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+            segmentation_type="BINARY",
             segment_descriptions=[_description(n, spec) for n, spec in enumerate(specs, 1)],
             series_instance_uid=hd.UID(),
             series_number=1000 + (integer(headers[0], "SeriesNumber") or 0) % 100_000,
@@ -57,14 +52,22 @@ def make_seg(
             manufacturer_model_name=PRODUCT,
             software_versions=__version__,
             device_serial_number="1",
-            content_label="SEGMENTATION",
-            content_description=f"{PRODUCT} segmentation",
-            pixel_measures=None if geometry is None else geometry.measures,
-            plane_orientation=None if geometry is None else geometry.orientation,
-            plane_positions=None if geometry is None else geometry.positions,
+            pixel_measures=geometry.measures,
+            plane_orientation=geometry.orientation,
+            plane_positions=geometry.positions,
         )
-    segmentation.SeriesDescription = f"{PRODUCT} segmentation"
+    segmentation.SeriesDescription = segmentation.ContentDescription = f"{PRODUCT} segmentation"
     return segmentation
+
+
+def _numbered(
+    array: NDArray[np.integer], specs: Sequence[SegmentSpec]
+) -> NDArray[np.unsignedinteger]:
+    """Segment numbers in place of the structures' ids."""
+    numbered = np.zeros(array.shape, dtype=np.uint8 if len(specs) < 256 else np.uint16)
+    for number, spec in enumerate(specs, 1):
+        numbered[array == spec.id] = number
+    return numbered
 
 
 def _in_slice_order(reference: Reference, headers: Sequence[Dataset]) -> Sequence[Dataset]:
@@ -75,14 +78,17 @@ def _in_slice_order(reference: Reference, headers: Sequence[Dataset]) -> Sequenc
 
 def _arranged(
     array: NDArray[np.unsignedinteger], reference: Reference, headers: Sequence[Dataset]
-) -> tuple[NDArray[np.unsignedinteger], _Geometry | None]:
-    """The planes in the order of the source's frames, or with places of their own."""
+) -> tuple[NDArray[np.unsignedinteger], _Geometry]:
+    """The planes in the order of the source's frames, or with places of their own.
+
+    A volume that was resampled on the way in keeps its planes, in the series' frame of reference.
+    """
     if reference.exact and len(headers) == len(reference.slices):
-        return array, None
+        return array, _Geometry()
     frames = [frame for _, frame in reference.slices]
     if reference.exact and sorted(frames) == list(range(_frames_in(headers[0]))):
         back = np.argsort(frames)
-        return np.ascontiguousarray(array[back]), None
+        return np.ascontiguousarray(array[back]), _Geometry()
     return array, _geometry(reference.grid)
 
 
