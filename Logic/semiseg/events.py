@@ -9,11 +9,14 @@ propagate  {"case", "saved", "version", "verdict", "score", "reasons", "atlases"
 predict    {"case", "saved": true, "version", "model", "uncertainty"} when a case is saved.
 prepare    {"method", "why"} where the method was left to be chosen; {"plan"} once it is decided
            how to learn.
+           {"start": {"known", "new", "left_out"}, "license_note"} when it begins with a bundle.
 train      {"loss", "progress", "steps_per_s"} about twice a second; {"dice", "validation_dice",
            "structures", "cases"} when the validation was scored ("dice" the mean over structures,
            null where there was nothing to compare). `step` and `total` are training steps.
 validate   as train, for the extra trainings of leave-one-out.
-export     {"case", "saved": true, "files"} when a case's files are written.
+export     {"case", "saved": true, "files", "notes"} when a case's files are written.
+           {"warning": "identifiable", "findings" or "cases"} before something that could identify
+           somebody is written outside the study; so in phase bundle.
 report     no figures; steps are cases, and one for the page.
 add        {"image", "case"} per image added, {"image", "error"} per image refused.
 apply      {"case", "version"} per draft merged, {"case", "error"} per draft refused.

@@ -48,6 +48,8 @@ class Screen:
     def emit(self, event: Event) -> None:
         """Pass on an event of a stage; a stage's own result or error is progress here."""
         progress = dataclasses.replace(event, kind="progress")
+        if event.data.get("warning"):  # a bar would wipe it off the screen
+            self.say(event.message)
         if self._events is not None:
             self._events(progress)
         elif not self._quiet:
