@@ -30,6 +30,7 @@ import psutil
 import SimpleITK as sitk
 from pydicom import dcmread
 from pydicom.data import get_testdata_files
+from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from semiseg.dicom.geometry import Layout, lay_out
@@ -127,17 +128,32 @@ def _against_tags(folder: Path, volume: Volume, loaded: Loaded) -> float:
     """
     worst = 0.0
     layout = lay_out(volume.frames)
-    for k, (file, _frame) in enumerate(loaded.reference.slices):
+    for k, (file, frame) in enumerate(loaded.reference.slices):
         tags = dcmread(folder / loaded.reference.files[file].name, stop_before_pixels=True)
-        place = np.array([float(v) for v in tags.ImagePositionPatient])
-        turn = np.array([float(v) for v in tags.ImageOrientationPatient])
-        down, across = (float(v) for v in tags.PixelSpacing)
+        place, turn, (down, across) = _tags_of(tags, frame)
         corner = place + turn[:3] * across * (tags.Columns - 1) + turn[3:] * down * (tags.Rows - 1)
         first = np.array([*layout.shifts_px[k], layout.heights[k]])
         last = first + np.array([tags.Columns - 1, tags.Rows - 1, 0])
         off = loaded.grid.to_world(np.array([first, last])) - (place, corner)
         worst = max(worst, float(np.linalg.norm(off, axis=1).max()))
     return round(worst, 5)
+
+
+def _tags_of(tags: Dataset, frame: int) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
+    """Position, orientation and spacing as the file states them, for one frame."""
+    position, orientation, measures = tags, tags, tags
+    if "PerFrameFunctionalGroupsSequence" in tags:
+        groups = (
+            tags.PerFrameFunctionalGroupsSequence[frame],
+            tags.SharedFunctionalGroupsSequence[0],
+        )
+        names = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
+        position, orientation, measures = (
+            next(group[name][0] for group in groups if name in group) for name in names
+        )
+    down, across = (float(v) for v in measures.PixelSpacing)
+    place = np.array([float(v) for v in position.ImagePositionPatient])
+    return place, np.array([float(v) for v in orientation.ImageOrientationPatient]), (down, across)
 
 
 def _picture_shift_mm(folder: Path, volume: Volume, loaded: Loaded) -> float:
