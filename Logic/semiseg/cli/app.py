@@ -20,6 +20,7 @@ from semiseg.cli import (
     demo,
     dicom,
     doctor,
+    history,
     models,
     results,
     study_commands,
@@ -95,6 +96,7 @@ app = typer.Typer(
 )
 app.add_typer(study_commands.app, name="study")
 app.add_typer(dicom.app, name="dicom")
+app.add_typer(history.app, name="history")
 app.add_typer(models.app, name="model")
 annotate.register(app)
 suggest.register(app)

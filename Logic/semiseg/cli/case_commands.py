@@ -73,10 +73,21 @@ def apply(context: typer.Context, folder: StudyFolder, cases: CaseIds = None) ->
             Event(kind="progress", phase="apply", step=number, total=len(chosen), data=data)
         )
         if "version" in data:
+            _record_correction(study, case_id)
             screen.say(_applied(case_id, data["version"]))
     screen.data(problems=[str(problem) for problem in study.problems])
     if errors:
         raise errors[0] if len(errors) == 1 else LabelError("; ".join(map(str, errors)))
+
+
+def _record_correction(study: Study, case_id: str) -> None:
+    """Keeps how much of what was suggested the drawing changed."""
+    if study.newest_said(case_id) is None:
+        return  # and spares the time of loading scipy
+    from semiseg.rounds.corrections import record_corrections
+
+    with contextlib.suppress(SemiSegError):  # it is worked out later; the drawing is safe
+        record_corrections(study, [case_id])
 
 
 def _applied(case_id: str, version: Json) -> str:

@@ -15,7 +15,7 @@ from semiseg.cli.options import (
     parse_pairs,
     shell_path,
 )
-from semiseg.cli.scores import score_columns, score_rows
+from semiseg.cli.scores import score_columns, score_rows, summary_columns, summary_rows
 from semiseg.cli.screen import screen_of
 from semiseg.errors import ConfigError, StudyError
 
@@ -51,7 +51,9 @@ def evaluate(
     """Score segmentations against references: Dice, HD95, ASSD.
 
     In a folder, the reference of case ct1 is the file ct1.nii.gz (or .seg.nrrd, .nrrd, .mha),
-    or ct1_label.*, or the image's name with _label for _image.
+    or ct1_label.*, or the image's name with _label for _image. Data of the last event: "rows",
+    one per case and structure, and "summaries": Dice per modality and structure with "mean", "n"
+    (patients), "low" and "high".
 
     \b
     Examples:
@@ -59,6 +61,7 @@ def evaluate(
       semiseg evaluate abdomen --reference expert/ --note "drawn by two radiologists"
     """
     from semiseg.evaluation import evaluate as run
+    from semiseg.rounds.intervals import POLICY, summaries
     from semiseg.study.study import Study
 
     screen = screen_of(context)
@@ -66,7 +69,10 @@ def evaluate(
     files = references(study, reference)
     rows = run(study, files, cast("What", what), reference_note=note, emit=screen.emit)
     screen.table(f"{what} against reference", score_columns(), score_rows(rows))
-    screen.data(rows=list(rows))
+    patients = {case.id: case.patient for case in study.cases.values()}
+    means = summaries(rows, patients=patients)
+    screen.table("Means over patients, 95 %", summary_columns(), summary_rows(means))
+    screen.data(rows=list(rows), summaries=[one.to_json() for one in means], intervals=POLICY)
     if not screen.json and note:
         screen.say(f"references: {note}")
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from semiseg.events import Json
+
+if TYPE_CHECKING:
+    from semiseg.rounds.intervals import ScoreSummary
 
 Row = Mapping[str, Json]
 
@@ -36,6 +40,26 @@ def _score_row(row: Row) -> tuple[str, ...]:
         number(row["reference_ml"], 1),
         "" if row["state"] == "compared" else str(row["state"]),
     )
+
+
+def summary_columns() -> tuple[str, ...]:
+    """The columns of `summary_rows`."""
+    return ("modality", "structure", "Dice", "from", "to", "patients")
+
+
+def summary_rows(summaries: Sequence[ScoreSummary]) -> list[tuple[str, ...]]:
+    """One line per modality and structure, with the interval of its mean."""
+    return [
+        (
+            one.modality,
+            one.structure,
+            number(one.mean, 3),
+            number(one.low, 3),
+            number(one.high, 3),
+            str(one.n),
+        )
+        for one in summaries
+    ]
 
 
 def loop_columns() -> tuple[str, ...]:
