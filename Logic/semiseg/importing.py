@@ -22,7 +22,7 @@ from semiseg.errors import LabelError, ProtocolError, StudyError
 from semiseg.events import Emit, ignore
 from semiseg.images.grid import Grid
 from semiseg.images.labels import LabelMap, place_on, read_label
-from semiseg.images.reading import to_sitk
+from semiseg.images.reading import sha256_file, to_sitk
 from semiseg.images.writing import save
 from semiseg.study.case import Case, Split
 from semiseg.study.protocol import Protocol
@@ -61,7 +61,8 @@ def add_series(
         _require_new(study, loaded.reference)
         path = Path(folder) / f"{_series_name(volume)}.nrrd"
         _write(path, loaded)
-        case = study.add_case(
+        bare = _without_reference(study, path)
+        case = bare or study.add_case(
             path,
             case_id=choice.case_id,
             name=_series_name(volume),
@@ -84,6 +85,15 @@ def read_label_for(study: Study, case_id: str, path: Path) -> LabelMap:
     reference = reference_of(study, case_id)
     frame = reference.frame_of_reference_uid if reference else ""
     return read_dicom_label(path, study.case(case_id).grid, frame)
+
+
+def _without_reference(study: Study, path: Path) -> Case | None:
+    """The case with this very image whose references were never written, as when a disk is full."""
+    sha256 = sha256_file(path)
+    for case in study.cases.values():
+        if case.image.sha256 == sha256 and reference_of(study, case.id) is None:
+            return case
+    return None
 
 
 def _pseudonym(study: Study, volume: Volume) -> str | None:

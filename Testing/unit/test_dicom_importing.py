@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from semiseg.cli.app import run
 from semiseg.dicom.references import Reference
 from semiseg.dicom.scan import scan
-from semiseg.errors import SchemaError, StudyError
+from semiseg.errors import SchemaError, StorageError, StudyError
 from semiseg.events import Event
 from semiseg.importing import SeriesChoice, add_series
 from semiseg.study.scanner import reference_of
@@ -202,3 +202,25 @@ def test_single_slice_file_asks_for_its_folder(
     paths = dicom_series(tmp_path / "in")
     code, end = _command("study", "add", study.folder, paths[2])
     assert (code, "give the folder with all files" in end.message) == (4, True)
+
+
+def test_references_that_could_not_be_written_are_written_on_adding_again(
+    tmp_path: Path,
+    dicom_series: SeriesMaker,
+    study: Study,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dicom_series(tmp_path / "in")
+    (volume,) = scan(tmp_path / "in").volumes
+
+    def full(*_: object) -> None:
+        raise StorageError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("semiseg.importing.keep_reference", full)
+        with pytest.raises(StorageError):
+            add_series(study, tmp_path / "in", volume)
+    assert reference_of(study, "CT-7") is None
+    assert add_series(study, tmp_path / "in", volume).id == "CT-7"
+    assert reference_of(study, "CT-7") is not None
+    assert list(study.cases) == ["CT-7"]

@@ -56,7 +56,9 @@ def load(root: Path, volume: Volume, emit: Emit = ignore, *, bridge_gaps: bool =
         stack, files, notes = _read(source, frames, emit)
     array = _regular(stack, layout, _low(stack, volume.first.modality))
     if array.min() == array.max():
-        raise ImageError(f"has the value {array.flat[0]:g} in every voxel; nothing can be seen")
+        raise ImageError(
+            f"the series has the value {array.flat[0]:g} in every voxel; nothing can be seen"
+        )
     tag = volume.first.modality
     modality = next((known for known in MODALITIES if known == tag), None)
     notes = (*volume.notes, *(n for n in layout.notes if n not in volume.notes), *notes)
@@ -97,7 +99,9 @@ def _mend(
     notes = []
     if inverted and modality != "CT":
         if inverted < len(stack):
-            raise ImageError("has slices with inverted and others with plain grey values")
+            raise ImageError(
+                "the series has slices with inverted and others with plain grey values"
+            )
         stack *= -1
         stack += np.nanmin(stack) * -1
         notes.append("stored as a negative (MONOCHROME1); the grey values were turned round")
@@ -106,7 +110,7 @@ def _mend(
     padding = np.isnan(stack)
     count = int(np.count_nonzero(padding))
     if count == stack.size:
-        raise ImageError("consists of padding only; export the series anew")
+        raise ImageError("the series consists of padding only; export the series anew")
     if count:
         low = _low(stack, modality)
         stack[padding] = low
@@ -182,8 +186,8 @@ def _require_memory(grid: Grid) -> None:
     free = usable_memory().free_bytes
     if needed > free:
         raise ImageError(
-            f"needs {needed / 2**30:.1f} GiB of memory while {free / 2**30:.1f} GiB are free; "
-            "close other programs, or export a part of the series"
+            f"the series needs {needed / 2**30:.1f} GiB of memory while {free / 2**30:.1f} GiB are "
+            "free; close other programs, or export a part of the series"
         )
 
 
