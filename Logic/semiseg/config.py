@@ -12,7 +12,7 @@ Modality = Literal["CT", "MR"]
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 Device = Literal["auto", "cpu", "cuda"]
 Validation = Literal["auto", "split", "leave_one_out", "slices", "none"]
-Dims = Literal["auto", "2", "3"]
+Dims = Literal["auto", "2", "2.5", "3"]
 FillChoice = Literal["auto", "guided", "interpolated", "nearest"]
 FusionChoice = Literal["vote", "staple"]
 ExportWhat = Literal["combined", "prediction", "label"]
@@ -113,8 +113,9 @@ class TrainConfig:
 
     `start_from`: the bundle whose weights the networks begin with, in place of random ones.
     `steps` alone makes a run that repeats to the bit on one machine. `dims` "2": networks see
-    single axial slices; then `patch` is (1, y, x). `sparing`: less time for unlabelled scans than
-    methods were published with. `atlas_warps`: labelled scans are bent towards other patients too.
+    single axial slices; then `patch` is (1, y, x). "2.5": their two neighbours too. `sparing`:
+    less time for unlabelled scans than methods were published with. `atlas_warps`: labelled scans
+    are bent towards other patients too.
     """
 
     method: str = "supervised"

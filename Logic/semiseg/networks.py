@@ -26,7 +26,9 @@ class NetworkSpec:
     `channels` of each level, finest first; `strides` between one level and the next, one number
     per image axis ([z,] y, x). `convolutions` of each level's blocks. A "transformer" has one
     convolution on each level and four blocks of attention on the deepest. With `deep_supervision`
-    coarse levels have heads too, which only training looks at.
+    coarse levels have heads too, which only training looks at. A 3-D network `within_slices` is
+    2.5-D: the convolutions before the first stride read the slices above and below, all others
+    stay in theirs.
     """
 
     n_classes: int
@@ -35,6 +37,7 @@ class NetworkSpec:
     convolutions: tuple[int, ...] = (1, 2, 2, 2)
     kind: str = "unet"
     deep_supervision: bool = False
+    within_slices: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
@@ -49,6 +52,10 @@ class NetworkSpec:
             )
         if {len(stride) for stride in self.strides} not in ({2}, {3}):
             raise ConfigError(f"strides must all be of 2 or of 3 numbers, got {self.strides}")
+        if self.within_slices and any(len(s) == 2 or s[0] > 1 for s in self.strides):
+            raise ConfigError(
+                "a network within slices needs strides of three numbers, the first of them 1"
+            )
         if min(*self.channels, *self.convolutions, *sum(self.strides, ())) < 1:
             raise ConfigError("channels, convolutions and strides must be at least 1")
 
@@ -101,8 +108,10 @@ class UNet(nn.Module):
         blocks = 0 if spec.kind == "unet" else _TRANSFORMER_BLOCKS
         steps = [one, *spec.strides]
         inputs = [1, *channels]
+        flat = [spec.within_slices and i > 0 for i in range(len(channels))]
         self.down = nn.ModuleList(
-            _block(inputs[i], channels[i], convolutions[i], steps[i]) for i in range(len(channels))
+            _block(inputs[i], channels[i], convolutions[i], steps[i], flat=flat[i])
+            for i in range(len(channels))
         )
         self.middle = nn.Sequential(
             *(TransformerBlock(channels[-1], spec.dims) for _ in range(blocks))
@@ -112,7 +121,8 @@ class UNet(nn.Module):
             for i in range(len(channels) - 1)
         )
         self.merge = nn.ModuleList(
-            _block(channels[i], channels[i], convolutions[i], one) for i in range(len(channels) - 1)
+            _block(channels[i], channels[i], convolutions[i], one, flat=spec.within_slices)
+            for i in range(len(channels) - 1)
         )
         self.head = _CONV[spec.dims](channels[0], spec.n_classes, 1)
         coarse = channels[1:-1] if spec.deep_supervision else ()
@@ -149,8 +159,14 @@ def build_network(spec: NetworkSpec) -> UNet:
     return UNet(spec)
 
 
-def _block(n_in: int, n_out: int, n_convolutions: int, stride: Sequence[int]) -> nn.Sequential:
-    """`n_convolutions` times convolution, instance norm, leaky ReLU; the first one strides."""
+def _block(
+    n_in: int, n_out: int, n_convolutions: int, stride: Sequence[int], *, flat: bool
+) -> nn.Sequential:
+    """`n_convolutions` times convolution, instance norm, leaky ReLU; the first one strides.
+
+    Kernels have three voxels along each axis, `flat` ones only one along the first.
+    """
+    kernel = (1, 3, 3) if flat else (3,) * len(stride)
     dims = len(stride)
     layers: list[nn.Module] = []
     for i in range(n_convolutions):
@@ -159,9 +175,9 @@ def _block(n_in: int, n_out: int, n_convolutions: int, stride: Sequence[int]) ->
             _CONV[dims](
                 n_in if first else n_out,
                 n_out,
-                3,
+                kernel,
                 stride=tuple(stride) if first else 1,
-                padding=1,
+                padding=tuple(n // 2 for n in kernel),
                 bias=False,
             ),
             _NORM[dims](n_out, affine=True),

@@ -346,6 +346,15 @@ def test_a_slice_stays_one_slice_however_space_is_moved() -> None:
             assert len(z.unique()) <= 1
 
 
+def test_slabs_stay_upright_and_know_levels_within_their_slices() -> None:
+    settings = replace(FLAT, patch_zyx=(3, 8, 8), within_slices=True)
+    batch = Sampler([placed("a")], settings, CPU).batch(1)
+    assert batch.place is not None
+    for plane in batch.place[0, 2]:
+        z = plane[~plane.isnan()]
+        assert len(z.unique()) <= 1
+
+
 def test_slices_hold_a_known_voxel_of_their_class() -> None:
     sampler = Sampler([case("a")], replace(FLAT, places=False), CPU)
     shares = [sampler.batch(step).valid[:2].flatten(1).mean(1) for step in range(20)]

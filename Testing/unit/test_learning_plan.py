@@ -162,6 +162,16 @@ def test_slices_that_do_not_fit_are_refused(patch: Any) -> None:
         plan_of(heart(), dims="2", patch=patch)
 
 
+def test_slices_with_their_neighbours_are_slabs() -> None:
+    plan = plan_of(heart(), dims="2.5")
+    assert plan.network.within_slices
+    assert plan.network.strides == ((1, 2, 2),) * 4
+    assert plan.patch_zyx[0] == 4
+    assert plan.patch_zyx[1:] == plan_of(heart(), dims="2").patch_zyx[1:]
+    assert 1 <= plan.n_labelled <= 3
+    assert plan_of(heart(), dims="2.5", patch=(6, 64, 64)).patch_zyx == (6, 64, 64)
+
+
 def test_memory_is_saved_on_slices_too() -> None:
     plan: Plan | None = plan_of(heart(), patch=(1, 128, 64), batch_size=1)
     seen = []

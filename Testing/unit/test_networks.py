@@ -99,3 +99,31 @@ def test_a_transformer_sees_the_whole_image_from_every_place() -> None:
         assert image.grad is not None
         reach[kind] = bool(image.grad[0, 0, -4:, -4:].any())
     assert reach == {"unet": False, "transformer": True}
+
+
+def test_a_network_within_slices_sees_one_neighbour_on_either_side() -> None:
+    torch.manual_seed(0)
+    spec = NetworkSpec(
+        n_classes=2,
+        channels=(4, 4, 4),
+        strides=((1, 2, 2), (1, 2, 2)),
+        convolutions=(1, 1, 2),
+        within_slices=True,
+    )
+    network = build_network(spec)
+    for module in network.modules():  # norms average over all slices
+        if isinstance(module, torch.nn.InstanceNorm3d):
+            module.forward = lambda x: x  # type: ignore[method-assign]
+    image = torch.randn(1, 1, 7, 8, 8, requires_grad=True)
+    network(image)[0, :, 3].abs().sum().backward()
+    assert image.grad is not None
+    seen = image.grad.abs().sum((0, 1, 3, 4)) > 0
+    assert seen.tolist() == [False, False, True, True, True, False, False]
+
+
+@pytest.mark.parametrize("strides", [((2, 2),), ((2, 2, 2),)])
+def test_a_network_within_slices_does_not_join_them(strides: tuple[tuple[int, ...], ...]) -> None:
+    with pytest.raises(ConfigError, match="within slices"):
+        NetworkSpec(
+            n_classes=2, channels=(4, 4), strides=strides, convolutions=(1, 1), within_slices=True
+        )

@@ -55,11 +55,12 @@ def test_a_trained_model_segments_the_cases(phantom_study: Make) -> None:
     assert study.prediction("c1") is not None
 
 
-def test_a_model_of_slices_segments_volumes(phantom_study: Make) -> None:
+@pytest.mark.parametrize(("dims", "sides"), [("2", 2), ("2.5", 3)])
+def test_a_model_of_slices_segments_volumes(phantom_study: Make, dims: Any, sides: int) -> None:
     study = phantom_study()
-    model_id = train(study, config(dims="2", patch=None, spacing_mm=None, validation="slices"))
+    model_id = train(study, config(dims=dims, patch=None, spacing_mm=None, validation="slices"))
     info: Any = study.model(model_id).info
-    assert info["patch_zyx"] == info["plan"]["patch_zyx"][1:]
+    assert info["patch_zyx"] == info["plan"]["patch_zyx"][-sides:]
     assert info["validation"]["dice"] is not None
     predict(study, model_id, None, PredictConfig(device="cpu"))
     found = study.prediction("c1")

@@ -103,7 +103,7 @@ def train(
         float | None, typer.Option("--spacing", metavar="MM", help="Voxel size; chosen if none.")
     ] = None,
     dims: Annotated[
-        str, typer.Option(help="auto, 2 (networks see single axial slices) or 3.")
+        str, typer.Option(help="auto, 2 (single axial slices), 2.5 (and their neighbours) or 3.")
     ] = "auto",
     batch_size: Annotated[
         int | None, typer.Option(help="Patches per step; chosen if none.")

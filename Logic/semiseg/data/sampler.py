@@ -31,7 +31,8 @@ Strata = list[NDArray[np.int64]]
 class SamplerSettings:
     """Size of batches, and how far their samples are changed (None: not at all).
 
-    Patches that are one slice deep make 2-D batches, and stay within their slices.
+    Patches that are one slice deep make 2-D batches. These always stay `within_slices`: nothing
+    moves from one slice to another, and level sets are those of slices.
     """
 
     patch_zyx: Zyx
@@ -44,6 +45,7 @@ class SamplerSettings:
     greys: GreyRange | None = field(default_factory=GreyRange)
     level_sets: bool = False
     places: bool = False
+    within_slices: bool = False
 
     @property
     def flat(self) -> bool:
@@ -51,13 +53,16 @@ class SamplerSettings:
         return self.patch_zyx[0] == 1
 
     @property
+    def planar(self) -> bool:
+        """Whether nothing may move from one slice to another."""
+        return self.flat or self.within_slices
+
+    @property
     def movements(self) -> SpatialRange | None:
-        """How far space is moved for patches of this depth."""
-        return (
-            replace(self.spatial, within_slices=True)
-            if self.spatial and self.flat
-            else self.spatial
-        )
+        """How far space is moved for patches of this kind."""
+        if self.spatial is None or not self.planar:
+            return self.spatial
+        return replace(self.spatial, within_slices=True)
 
 
 class Sampler:
@@ -126,7 +131,7 @@ class Sampler:
         centre = _patch_centre(rng, voxel, case.shape_zyx, settings.patch_zyx)
         warp = draw_warp(rng, centre, case.image.grid.spacing_mm_zyx, settings.movements)
         if case.warps is not None and not blind:
-            warp = replace(warp, drift=_drift(rng, case.warps, flat=settings.flat))
+            warp = replace(warp, drift=_drift(rng, case.warps, flat=settings.planar))
         image, maps, inside = self._sources[number].cut(warp, settings.patch_zyx)
         if settings.greys is not None:
             generator = torch.Generator(self._device).manual_seed(int(rng.integers(2**62)))
@@ -210,7 +215,7 @@ def _known_maps(case: TrainingCase, settings: SamplerSettings) -> dict[str, Tens
     }
     if settings.level_sets:
         spacing = case.image.grid.spacing_mm_zyx
-        levels = level_maps(known, spacing, within_slices=settings.flat)
+        levels = level_maps(known, spacing, within_slices=settings.planar)
         maps |= {f"level{k}": torch.from_numpy(level) for k, level in enumerate(levels)}
     return maps
 

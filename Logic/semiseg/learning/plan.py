@@ -91,10 +91,16 @@ def make_plan(
     voxels = voxels_per_step(config, means, voxels_per_s)
     native = _native(found.train)
     extent = _median([facts.extent_mm_zyx for facts in found.train])
-    if choose_dims(config, native, extent) == 2:
-        n_classes = len(found.classes)
+    dims = choose_dims(config, native, extent)
+    if dims != "3":
         sizes = slice_plan(
-            config, means, native, extent, voxels_per_step=voxels, n_classes=n_classes
+            config,
+            means,
+            native,
+            extent,
+            voxels_per_step=voxels,
+            n_classes=len(found.classes),
+            neighbours=dims == "2.5",
         )
     else:
         sizes = _volume_plan(found, config, means, voxels, uses_unlabelled=uses_unlabelled)

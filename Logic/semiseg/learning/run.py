@@ -207,6 +207,7 @@ class Run:
             seed=self.settings.seed,
             level_sets=self.learner.method.uses_level_sets,
             places=self.learner.method.uses_places,
+            within_slices=plan.network.within_slices,
         )
         return Sampler(self.cases, settings, torch.device(plan.device))
 

@@ -1,4 +1,4 @@
-"""Sizes for networks that see single axial slices."""
+"""Sizes for networks that see single axial slices, or those with their neighbours."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ _COVER = 0.75
 _AT_ONCE = 8
 _LABELLED_AT_LEAST, _LABELLED_AT_MOST = 4, 12
 _PIXELS_AT_LEAST, _PIXELS_AT_MOST = 96**2, 256**2
+_SLAB = 4
 _THICK, _FEW = 3.0, 16
 
 
@@ -32,17 +33,17 @@ class Sizes:
     network: NetworkSpec
 
 
-def choose_dims(config: TrainConfig, native_mm: FloatArray, extent_mm: FloatArray) -> int:
-    """2 or 3: as `config.dims` says; "auto" takes slices where scans are few thick ones.
+def choose_dims(config: TrainConfig, native_mm: FloatArray, extent_mm: FloatArray) -> str:
+    """What `config.dims` says; "auto" takes slices where scans are few thick ones, else volumes.
 
     Few: fewer than 16. Thick: at least three times the spacing within.
     """
     if config.dims != "auto":
-        return int(config.dims)
+        return config.dims
     if config.patch is not None:
-        return 2 if config.patch[0] == 1 else 3
+        return "2" if config.patch[0] == 1 else "3"
     thick = native_mm[0] >= _THICK * native_mm[1:].max()
-    return 2 if thick and extent_mm[0] / native_mm[0] < _FEW else 3
+    return "2" if thick and extent_mm[0] / native_mm[0] < _FEW else "3"
 
 
 def slice_plan(
@@ -53,10 +54,12 @@ def slice_plan(
     *,
     voxels_per_step: float,
     n_classes: int,
+    neighbours: bool,
 ) -> Sizes:
     """Whole slices where `voxels_per_step` allow for eight of them, else coarser ones.
 
-    Slices stay as far apart as they were scanned. All arrays and triples z, y, x.
+    With `neighbours` a patch is a slab of four slices for a 2.5-D network. Slices stay as far
+    apart as they were scanned. All arrays and triples z, y, x.
     """
     room = float(np.clip(voxels_per_step / _AT_ONCE, _PIXELS_AT_LEAST, _PIXELS_AT_MOST))
     affordable = math.sqrt(math.prod(_COVER * extent_mm[1:]) / room)
@@ -67,23 +70,27 @@ def slice_plan(
         n_classes=n_classes,
         channels=means.slice_channels,
         convolutions=(means.convolutions[0], *(2,) * steps),
-        strides=((2, 2),) * steps,
+        strides=((1, 2, 2) if neighbours else (2, 2),) * steps,
+        within_slices=neighbours,
     )
-    patch = config.patch or _patch(extent_mm / np.asarray(spacing), room, network.multiple_zyx)
-    fitting = round(voxels_per_step / 2 / math.prod(patch))
+    depth = _SLAB if neighbours else 1
+    sides = _patch(extent_mm / np.asarray(spacing), room, network.multiple_zyx)
+    patch = config.patch or (depth, *sides)
+    fitting = round(voxels_per_step / 2 / math.prod(patch[1:]))
+    slices = min(max(fitting, _LABELLED_AT_LEAST), _LABELLED_AT_MOST)
     return Sizes(
         spacing_mm_zyx=spacing,
         patch_zyx=patch,
-        n_labelled=config.batch_size or min(max(fitting, _LABELLED_AT_LEAST), _LABELLED_AT_MOST),
+        n_labelled=config.batch_size or max(slices // depth, 1),
         network=network,
     )
 
 
-def _patch(extent_voxels: FloatArray, room: float, multiple: Zyx) -> Zyx:
-    """As much of the median slice as `room` pixels hold, in its proportions."""
+def _patch(extent_voxels: FloatArray, room: float, multiple: Zyx) -> tuple[int, int]:
+    """(y, x): as much of the median slice as `room` pixels hold, in its proportions."""
     share = min(1.0, math.sqrt(room / math.prod(extent_voxels[1:])))
     y, x = (
         max(2 * m, round(n * share / m) * m)
         for n, m in zip(extent_voxels[1:], multiple[1:], strict=True)
     )
-    return 1, y, x
+    return y, x
