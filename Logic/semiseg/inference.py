@@ -41,6 +41,7 @@ from semiseg.sliding import (
     count_windows,
     label_and_uncertainty,
     stream_probabilities,
+    tempered,
     upsample,
     window_plans,
 )
@@ -53,6 +54,8 @@ _WORKSPACE_BYTES = 300_000_000
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PredictionArrays:
     """Structure ids and uncertainty (entropy, 0 sure to 1 no idea) on the image's own grid.
+
+    The uncertainty is that of the calibrated probabilities where the model was validated.
 
     `removed_voxels` were set to background by the clean-up, per structure; `notes` are for the
     user.
@@ -80,7 +83,7 @@ def predict_image(
     _check_modality(model, modality, notes)
     require_memory(model, image.grid)
     flips = _flips(model, config, notes)
-    target = _Target(canonical(image.grid), model.classes)
+    target = _Target(canonical(image.grid), model.classes, model.temperature)
     ready = to_training_grid(image, modality, model.spacing_mm_zyx)
     plan = _segment(model, ready, config.overlap, flips, target, notes)
     del ready  # as large as the image; the clean-up needs the room
@@ -142,7 +145,9 @@ class _Notes:
 class _Target:
     """The result on the image's own grid, written through views turned to S, P, L."""
 
-    def __init__(self, orientation: Orientation, classes: tuple[int, ...]) -> None:
+    def __init__(
+        self, orientation: Orientation, classes: tuple[int, ...], temperature: float
+    ) -> None:
         shape = orientation.source.shape_zyx
         self.label = np.zeros(shape, dtype=np.uint16)
         self.uncertainty = np.zeros(shape, dtype=np.float32)
@@ -150,12 +155,14 @@ class _Target:
         self._label = self.label.transpose(orientation.axes)[flips]
         self._uncertainty = self.uncertainty.transpose(orientation.axes)[flips]
         self._ids = np.asarray(classes, dtype=np.uint16)
+        self._temperature = temperature
         self.shape_zyx = orientation.grid.shape_zyx
 
     def fill(self, chunks: Iterable[Tensor], training_zyx: Zyx) -> None:
         """Most probable structures and entropy of probabilities (C, n, *) on the training grid."""
         for first, probabilities in upsample(chunks, training_zyx, self.shape_zyx):
-            channel, uncertainty = label_and_uncertainty(probabilities)
+            sober = tempered(probabilities, self._temperature)
+            channel, uncertainty = label_and_uncertainty(sober)
             part = slice(first, first + channel.shape[0])
             self._label[part] = self._ids[channel.cpu().numpy()]
             self._uncertainty[part] = uncertainty.cpu().numpy()

@@ -34,7 +34,8 @@ class Model:
     `network` maps (B, 1, *) to logits (B, C, *); it is 2-D where windows are one slice deep.
     `classes[c]` is the structure id of channel c, 0 for background. `mirror_axes` are the axes
     (0 z, 1 y, 2 x) along which it learned from mirrored images too. Sides of windows must be
-    multiples of `multiple_zyx`.
+    multiples of `multiple_zyx`. `temperature` tells how far probabilities are to be trusted: above
+    1, less than the network says (`learning.calibration`).
     """
 
     name: str
@@ -46,6 +47,7 @@ class Model:
     multiple_zyx: Zyx = (1, 1, 1)
     modalities: tuple[Modality, ...] = MODALITIES
     mirror_axes: tuple[int, ...] = ()
+    temperature: float = 1.0
     device: torch.device
     study_id: str | None = None
 
@@ -75,6 +77,7 @@ def load_model(folder: Path, device: torch.device) -> Model:
         multiple_zyx=spec.multiple_zyx,
         modalities=_modalities(fields),
         mirror_axes=tuple(a for a in fields.integers("mirror_axes") if a in (0, 1, 2)),
+        temperature=_temperature(fields),
         device=device,
         study_id=fields.optional_text("study_id"),
     )
@@ -165,6 +168,18 @@ def _spacing(fields: Fields) -> Triple:
             f"{fields.where}: 'spacing_mm_zyx' should be three lengths in mm, found {values}"
         )
     return numbers[0], numbers[1], numbers[2]
+
+
+def _temperature(fields: Fields) -> float:
+    """1 for models that were not validated, and those of earlier versions."""
+    found = fields.optional_part("calibration")
+    value = 1.0 if found is None else found.number("temperature")
+    if not (math.isfinite(value) and 0.01 <= value <= 100):
+        raise SchemaError(
+            f"{fields.where}: the calibration's 'temperature' should be between 0.01 and 100, "
+            f"found {value}"
+        )
+    return value
 
 
 def _sound_mm(value: float) -> bool:

@@ -140,6 +140,13 @@ def label_and_uncertainty(probabilities: Tensor) -> tuple[Tensor, Tensor]:
     return channel, entropy.clamp_(0, 1)
 
 
+def tempered(probabilities: Tensor, temperature: float) -> Tensor:
+    """p^(1/T) / sum p^(1/T) of `probabilities` (C, n, H, W): the same order, surer or less sure."""
+    if temperature == 1:
+        return probabilities
+    return probabilities.clamp_min(1e-12).log().div_(temperature).softmax(dim=0)
+
+
 def _shallow_enough(window: Zyx, multiple: Zyx, slice_bytes: int) -> Zyx:
     while window[0] * slice_bytes > BAND_BYTES:
         less = _halved(window, 0, multiple)

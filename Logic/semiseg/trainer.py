@@ -120,6 +120,7 @@ def _description(session: Session, run: Run) -> dict[str, Json]:
         "plan": plan.to_json(),
         "history": list(run.state.history),
         "validation": {**validation, **(session.score or {})},
+        "calibration": None if session.calibration is None else {**session.calibration},
         "study_id": study.id,
         "cases": {
             facts.id: {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from semiseg.methods.base import Method
 from semiseg.sliding import WindowPlan, stream_probabilities
 
 _OVERLAP = 0.25
+Watch = Callable[[TrainingCase, int, Tensor], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,20 +54,29 @@ class Score:
 
 
 def score(
-    method: Method, plan: Plan, cases: Sequence[TrainingCase], classes: tuple[int, ...]
+    method: Method,
+    plan: Plan,
+    cases: Sequence[TrainingCase],
+    classes: tuple[int, ...],
+    watch: Watch | None = None,
 ) -> Score:
-    """Dice of `method` on the supervised voxels of `cases`."""
+    """Dice of `method` on the supervised voxels of `cases`; `watch` sees all probabilities."""
     return Score(
         dice={
-            case.id: _dice(segment(method, plan, case), case, classes)
+            case.id: _dice(segment(method, plan, case, watch), case, classes)
             for case in cases
             if case.labelled
         }
     )
 
 
-def segment(method: Method, plan: Plan, case: TrainingCase) -> NDArray[np.int64]:
-    """Most probable channel per voxel (z, y, x) of the training grid."""
+def segment(
+    method: Method, plan: Plan, case: TrainingCase, watch: Watch | None = None
+) -> NDArray[np.int64]:
+    """Most probable channel per voxel (z, y, x) of the training grid.
+
+    `watch` gets the case, the first slice and probabilities (C, n, H, W), some slices at a time.
+    """
     device = torch.device(plan.device)
     window = WindowPlan(
         window_zyx=plan.patch_zyx, overlap=_OVERLAP, batch=2, device=device, sum_on=device
@@ -78,7 +88,12 @@ def segment(method: Method, plan: Plan, case: TrainingCase) -> NDArray[np.int64]
         fill=case.image.fill,
         on_windows=lambda _: None,
     )
-    return torch.cat([chunk.argmax(dim=0).cpu() for chunk in chunks]).numpy()
+    found: list[Tensor] = []
+    for chunk in chunks:
+        if watch is not None:
+            watch(case, sum(part.shape[0] for part in found), chunk)
+        found.append(chunk.argmax(dim=0).cpu())
+    return torch.cat(found).numpy()
 
 
 def _probabilities(method: Method, windows: Tensor) -> Tensor:

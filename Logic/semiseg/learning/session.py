@@ -18,6 +18,7 @@ from semiseg.data.supervision import Line, Wanted
 from semiseg.errors import SchemaError
 from semiseg.events import Emit, Event, Json
 from semiseg.learning.atlas_warps import atlas_warps
+from semiseg.learning.calibration import Samples, joined
 from semiseg.learning.places import Correspondence
 from semiseg.learning.plan import Plan, make_plan
 from semiseg.learning.run import Budget, Run, RunSettings
@@ -58,6 +59,7 @@ class Session:
         self._images: dict[str, TrainingCase] = {}
         self.scheme: Scheme = choose_scheme(study, found, config)
         self._record: dict[str, Any] = {"spent_s": 0.0, "plan": None, "folds": {}, "score": None}
+        self._record["calibrations"] = {}
         make_folder(folder)
         if self._file.exists():
             self._resume()
@@ -71,6 +73,18 @@ class Session:
     def score(self) -> Mapping[str, Json] | None:
         """The validation's figures, as `Score.to_json` gives them."""
         found: Mapping[str, Json] | None = self._record["score"]
+        return found
+
+    @property
+    def calibration(self) -> Mapping[str, Json] | None:
+        """How sure the model may be, see `learning.calibration`; None without validation.
+
+        Trainings of leave-one-out are short, and what is trained less is less too sure of itself:
+        from them nothing is taken that would make the model surer.
+        """
+        found = joined(list(self._record["calibrations"].values()))
+        if found is not None and self.scheme.folds:
+            found["temperature"] = max(1.0, cast(float, found["temperature"]))
         return found
 
     def prepare(self, device: torch.device, start_s: float) -> None:
@@ -140,18 +154,26 @@ class Session:
         run.budget = Budget(seconds=seconds, steps=steps)
         run.train()
         truth = [self._truth(case_id, None) for case_id in sorted(fold.left_out)]
-        with run.learner.averaged() as method:
-            return score(method, run.plan, truth, self.found.classes).dice
+        return self._scored(run, truth, fold.name).dice
 
     def _score_run(self, run: Run, cases: Sequence[TrainingCase]) -> None:
         start = time.monotonic()
-        with run.learner.averaged() as method:
-            found = score(method, run.plan, cases, self.found.classes)
+        found = self._scored(run, cases, "final")
         self._record["score_s"] = time.monotonic() - start
         run.note(validation_dice=found.mean)
         self._keep_score(found, step=run.learner.step)
         message, figures = _score_event(found)
         run.tell(message, {**figures, "seconds_left": run.seconds_left()})
+
+    def _scored(self, run: Run, cases: Sequence[TrainingCase], name: str) -> Score:
+        """The run's score, from whose probabilities its calibration is kept, too."""
+        samples = Samples(self.found.classes, seed=self.config.seed)
+        with run.learner.averaged() as method:
+            found = score(method, run.plan, cases, self.found.classes, samples.add)
+        calibration = samples.calibration()
+        if calibration is not None:
+            self._record["calibrations"][name] = calibration.to_json()
+        return found
 
     def _keep_score(self, found: Score, *, step: int) -> None:
         self._record["score"] = {**found.to_json(), "step": step}
