@@ -386,7 +386,7 @@ def shown(
     grid = study.case("c0").grid
 
     def suggest(array: np.ndarray) -> None:
-        session._show_suggestion("c0", session.opened(), array, {"text": "model 3"})
+        session._show_suggestion("c0", "model 3", array)
         session.tick()
 
     yield SimpleNamespace(section=made, session=session, grid=grid, suggest=suggest, until=until)
