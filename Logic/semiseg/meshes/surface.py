@@ -13,10 +13,10 @@ from scipy import sparse
 from semiseg.errors import ConfigError
 from semiseg.images.grid import Grid
 
-_PASSES = 15
-_SHRINK, _GROW = 0.5, -0.53
-# As good as half a voxel on planes and spheres, and thin vessels keep their width.
-_FARTHEST_VOXELS = 0.3
+_PASSES = 60
+_SHRINK, _GROW = 0.5, -0.505
+# Less than half a voxel, or what is one voxel thin would fall in on itself.
+_FARTHEST_VOXELS = 0.45
 _VOLUME_TOLERANCE = 1e-5
 _VOLUME_STEPS = 60
 
@@ -43,7 +43,7 @@ def surface(mask: NDArray[np.bool_], grid: Grid) -> Mesh | None:
     """The surface of `mask` (z, y, x) in LPS millimetres; None when the mask is empty.
 
     Closed also where the structure is cut off by the edge of the volume. Marching cubes (Lorensen
-    1987), Taubin smoothing (1995) by at most 0.3 voxels, then along the normals until the
+    1987), Taubin smoothing (1995) by at most 0.45 voxels, then along the normals until the
     volume is that of the voxels. ConfigError when scikit-image is not installed.
     """
     box = _box(mask)
