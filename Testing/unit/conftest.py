@@ -10,6 +10,11 @@ import pytest
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
+from semiseg.dicom.scan import scan
+from semiseg.importing import add_series
+from semiseg.study.protocol import Protocol, Structure, common_structure
+from semiseg.study.study import Study
+
 SeriesMaker = Callable[..., list[Path]]
 _CLASSES = {"CT": "1.2.840.10008.5.1.4.1.1.2", "MR": "1.2.840.10008.5.1.4.1.1.4"}
 TILT = (1.0, 0.0, 0.0, 0.0, 0.9483237, -0.3173047)
@@ -23,6 +28,31 @@ def dicom_series() -> SeriesMaker:
     values; `change(dataset, k)` has the last word on each file; `key` sets the unique ids.
     """
     return _series
+
+
+@pytest.fixture
+def dicom_study(tmp_path: Path, dicom_series: SeriesMaker) -> Callable[..., Study]:
+    """A study with one case "CT-7" or "MR-7" from DICOM on which two structures are drawn.
+
+    The series is in `tmp_path / "in"`; all options but `empty` are those of `dicom_series`.
+    """
+
+    def make(empty: bool = False, **series: object) -> Study:
+        dicom_series(tmp_path / "in", **series)
+        liver, kidney = common_structure("liver", 1), common_structure("kidney_left", 2)
+        odd = Structure(id=9, name="odd thing", color=(1, 2, 3))
+        study = Study.create(tmp_path / "study", name="s", protocol=Protocol((liver, kidney, odd)))
+        (volume,) = scan(tmp_path / "in").volumes
+        case = add_series(study, tmp_path / "in", volume)
+        array = np.zeros(case.grid.shape_zyx, np.uint16)
+        if not empty:
+            array[1:4, 2:9, 2:8] = 1
+            array[2, 4:6, 4:6] = 0
+            array[1:3, 2:5, 8:10] = 9
+        study.annotate(case.id, array, plane="axial", indices=range(5))
+        return study
+
+    return make
 
 
 def _series(

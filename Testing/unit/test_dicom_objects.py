@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.uid import generate_uid
 
 from semiseg.cli.app import run
 from semiseg.dicom.label_files import read_dicom_label
@@ -25,10 +24,8 @@ from semiseg.dicom.originals import originals
 from semiseg.dicom.rtstruct_writing import make_rtstruct
 from semiseg.dicom.scan import scan
 from semiseg.dicom.seg_writing import make_seg
-from semiseg.dicom.sources import is_dicom
 from semiseg.errors import (
     ConfigError,
-    GeometryMismatchError,
     ImageError,
     LabelError,
     NotEnoughLabelsError,
@@ -39,7 +36,6 @@ from semiseg.export import export_study
 from semiseg.images.labels import LabelMap, place_on
 from semiseg.importing import add_series, read_label_for
 from semiseg.pacs import DICOM_FORMATS, DicomOptions, write_deidentified
-from semiseg.study.protocol import Protocol, Structure, common_structure
 from semiseg.study.study import Study
 
 SeriesMaker = Callable[..., list[Path]]
@@ -47,33 +43,6 @@ Maker = Callable[..., Study]
 KEEP = DicomOptions(identity="keep")
 SUFFIX = {"dicom-seg": "seg.dcm", "rtstruct": "rtstruct.dcm"}
 TILT = (1.0, 0.0, 0.0, 0.0, 0.9483237, -0.3173047)
-
-
-@pytest.fixture
-def made(tmp_path: Path, dicom_series: SeriesMaker) -> Maker:
-    """A study with one case "ct" from DICOM on which two structures are drawn."""
-
-    def make(empty: bool = False, **series: object) -> Study:
-        dicom_series(tmp_path / "in", **series)
-        protocol = Protocol(
-            (
-                common_structure("liver", 1),
-                common_structure("kidney_left", 2),
-                Structure(id=9, name="odd thing", color=(1, 2, 3)),
-            )
-        )
-        study = Study.create(tmp_path / "study", name="s", protocol=protocol)
-        (volume,) = scan(tmp_path / "in").volumes
-        case = add_series(study, tmp_path / "in", volume)
-        array = np.zeros(case.grid.shape_zyx, np.uint16)
-        if not empty:
-            array[1:4, 2:9, 2:8] = 1
-            array[2, 4:6, 4:6] = 0
-            array[1:3, 2:5, 8:10] = 9
-        study.annotate(case.id, array, plane="axial", indices=range(5))
-        return study
-
-    return make
 
 
 def _export(study: Study, format_: str, options: DicomOptions = KEEP) -> Dataset:
@@ -118,9 +87,9 @@ _ORIENTATIONS = {
 @pytest.mark.parametrize("format_", DICOM_FORMATS)
 @pytest.mark.parametrize("series", _ORIENTATIONS.values(), ids=_ORIENTATIONS.keys())
 def test_round_trip_gives_the_same_voxels(
-    made: Maker, format_: str, series: dict[str, object]
+    dicom_study: Maker, format_: str, series: dict[str, object]
 ) -> None:
-    study = made(**series)
+    study = dicom_study(**series)
     _export(study, format_)
     label = read_label_for(study, "CT-7", _path(study, format_))
     assert np.array_equal(_ids(study, label), _drawn(study))
@@ -174,8 +143,8 @@ def _spec(number: int) -> SegmentSpec:
     )
 
 
-def test_segmentation_refers_to_the_slices_and_says_what_made_it(made: Maker) -> None:
-    study = made()
+def test_segmentation_refers_to_the_slices_and_says_what_made_it(dicom_study: Maker) -> None:
+    study = dicom_study()
     found = _export(study, "dicom-seg")
     source = dcmread(study.folder.parent / "in" / "slice2.dcm")
     assert found.PatientName == "Doe^Jane"
@@ -194,8 +163,8 @@ def test_segmentation_refers_to_the_slices_and_says_what_made_it(made: Maker) ->
     assert liver.TrackingUID != odd.TrackingUID
 
 
-def test_structures_refer_to_the_slices(made: Maker) -> None:
-    study = made()
+def test_structures_refer_to_the_slices(dicom_study: Maker) -> None:
+    study = dicom_study()
     found = _export(study, "rtstruct")
     assert [roi.ROIName for roi in found.StructureSetROISequence] == ["liver", "odd thing"]
     assert found.RTROIObservationsSequence[0].RTROIIdentificationCodeSequence[0].CodeValue
@@ -208,10 +177,10 @@ def test_structures_refer_to_the_slices(made: Maker) -> None:
 
 
 @pytest.mark.parametrize("format_", DICOM_FORMATS)
-def test_programs_are_named_with_their_version(made: Maker, format_: str) -> None:
+def test_programs_are_named_with_their_version(dicom_study: Maker, format_: str) -> None:
     from semiseg.study.case import GateRecord
 
-    study = made(n=6)
+    study = dicom_study(n=6)
     array = _drawn(study)
     guess = np.zeros_like(array)
     guess[5, 2:4, 2:4] = 2
@@ -244,8 +213,10 @@ def test_trained_network_is_named_with_its_model() -> None:
 @pytest.mark.parametrize("identity", ["keep", "remove"])
 @pytest.mark.parametrize("series", ["oblique", "tilted"])
 @pytest.mark.parametrize("format_", DICOM_FORMATS)
-def test_validator_finds_no_error(made: Maker, format_: str, identity: str, series: str) -> None:
-    study = made(**_ORIENTATIONS[series])
+def test_validator_finds_no_error(
+    dicom_study: Maker, format_: str, identity: str, series: str
+) -> None:
+    study = dicom_study(**_ORIENTATIONS[series])
     _export(study, format_, DicomOptions(identity=identity))  # type: ignore[arg-type]
     command = ["dciodvfy", "-new", str(_path(study, format_))]
     said = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -259,8 +230,10 @@ def test_validator_finds_no_error(made: Maker, format_: str, identity: str, seri
 
 
 @pytest.mark.parametrize("format_", DICOM_FORMATS)
-def test_identity_can_be_removed_and_references_still_agree(made: Maker, format_: str) -> None:
-    study = made()
+def test_identity_can_be_removed_and_references_still_agree(
+    dicom_study: Maker, format_: str
+) -> None:
+    study = dicom_study()
     options = DicomOptions(identity="remove")
     one, other = _export(study, format_, options), _export(study, format_, options)
     content = _path(study, format_).read_bytes()
@@ -277,8 +250,8 @@ def test_identity_can_be_removed_and_references_still_agree(made: Maker, format_
     assert np.array_equal(_ids(study, label), _drawn(study))
 
 
-def test_nothing_identifiable_is_written_unasked(made: Maker) -> None:
-    study = made()
+def test_nothing_identifiable_is_written_unasked(dicom_study: Maker) -> None:
+    study = dicom_study()
     with pytest.raises(ConfigError, match="--identity keep"):
         _export(study, "dicom-seg", DicomOptions())
     assert not (study.folder.parent / "out").exists()
@@ -292,13 +265,13 @@ def test_case_from_another_kind_of_file_cannot_become_dicom(
         export_study(study, study.folder.parent / "out", format_="dicom-seg", dicom=KEEP)
 
 
-def test_empty_segmentation_cannot_become_dicom(made: Maker) -> None:
+def test_empty_segmentation_cannot_become_dicom(dicom_study: Maker) -> None:
     with pytest.raises(NotEnoughLabelsError, match="cannot be empty"):
-        _export(made(empty=True), "dicom-seg")
+        _export(dicom_study(empty=True), "dicom-seg")
 
 
-def test_series_that_was_moved_is_found_by_its_ids(made: Maker) -> None:
-    study = made()
+def test_series_that_was_moved_is_found_by_its_ids(dicom_study: Maker) -> None:
+    study = dicom_study()
     source = study.folder.parent / "in"
     moved = study.folder.parent / "moved"
     moved.mkdir()
@@ -315,13 +288,13 @@ def test_series_that_was_moved_is_found_by_its_ids(made: Maker) -> None:
     assert np.array_equal(_ids(study, label), _drawn(study))
 
 
-def test_series_without_ids_cannot_be_referred_to(made: Maker) -> None:
-    study = made(change=lambda d, k: setattr(d, "StudyInstanceUID", ""))
+def test_series_without_ids_cannot_be_referred_to(dicom_study: Maker) -> None:
+    study = dicom_study(change=lambda d, k: setattr(d, "StudyInstanceUID", ""))
     with pytest.raises(ImageError, match="no Study Instance UID"):
         _export(study, "dicom-seg")
 
 
-def test_series_that_lacks_what_objects_need_is_completed(made: Maker) -> None:
+def test_series_that_lacks_what_objects_need_is_completed(dicom_study: Maker) -> None:
     def poor(dataset: Dataset, k: int) -> None:
         for keyword in ("FrameOfReferenceUID", "PatientBirthDate", "StudyID", "AccessionNumber"):
             delattr(dataset, keyword)
@@ -331,14 +304,14 @@ def test_series_that_lacks_what_objects_need_is_completed(made: Maker) -> None:
         dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
         del dataset.SOPClassUID
 
-    found = _export(made(change=poor), "dicom-seg")
+    found = _export(dicom_study(change=poor), "dicom-seg")
     assert found.FrameOfReferenceUID.startswith("2.25.")
 
 
 def test_file_that_does_not_read_back_is_an_error(
-    made: Maker, monkeypatch: pytest.MonkeyPatch
+    dicom_study: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = made()
+    study = dicom_study()
 
     def other(path: Path, grid: object, frame: str = "") -> LabelMap:
         back = read_dicom_label(path, study.cases["CT-7"].grid, frame)
@@ -357,8 +330,8 @@ def test_file_that_does_not_read_back_is_an_error(
     assert not _path(study, "dicom-seg").exists()
 
 
-def test_commands_export_and_annotate(made: Maker, tmp_path: Path) -> None:
-    study = made()
+def test_commands_export_and_annotate(dicom_study: Maker, tmp_path: Path) -> None:
+    study = dicom_study()
     folder = str(study.folder)
     out = str(tmp_path / "out")
     ends: list[Event] = []
@@ -378,173 +351,10 @@ def test_commands_export_and_annotate(made: Maker, tmp_path: Path) -> None:
     assert np.array_equal(found.array > 0, _drawn(study) > 0)
 
 
-def _changed(study: Study, format_: str, change: Callable[[Dataset], None]) -> Path:
-    path = _path(study, format_)
-    _export(study, format_)
-    dataset = dcmread(path)
-    change(dataset)
-    dataset.save_as(path)
-    return path
-
-
-def _set(keyword: str, value: object) -> Callable[[Dataset], None]:
-    return lambda dataset: setattr(dataset, keyword, value)
-
-
-def _first_frame(dataset: Dataset) -> Dataset:
-    return dataset.PerFrameFunctionalGroupsSequence[0]
-
-
-def _shared(dataset: Dataset) -> Dataset:
-    return dataset.SharedFunctionalGroupsSequence[0]
-
-
-def _move_frame(offset: float) -> Callable[[Dataset], None]:
-    def change(dataset: Dataset) -> None:
-        place = _first_frame(dataset).PlanePositionSequence[0]
-        x, y, z = (float(v) for v in place.ImagePositionPatient)
-        place.ImagePositionPatient = [x, y, z + offset]
-
-    return change
-
-
-def _turn_frame(dataset: Dataset) -> None:
-    item = Dataset()
-    item.ImageOrientationPatient = [0, 1, 0, 1, 0, 0]
-    _first_frame(dataset).PlaneOrientationSequence = [item]
-
-
-def _one_over_another(dataset: Dataset) -> None:
-    numbers: dict[int, Dataset] = {}
-    for frame in dataset.PerFrameFunctionalGroupsSequence:
-        segment = frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber
-        numbers.setdefault(segment, frame)
-    liver, odd = numbers[1], numbers[2]
-    odd.PlanePositionSequence = liver.PlanePositionSequence
-    pixels = dataset.pixel_array
-    pixels[:] = 1
-    dataset.PixelData = np.packbits(pixels.ravel(), bitorder="little").tobytes()
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "reason"),
-    [
-        (_set("SOPClassUID", "1.2.840.10008.5.1.4.1.1.2"), ImageError, "no segmentation"),
-        (_set("SegmentationType", "FRACTIONAL"), LabelError, "fractions"),
-        (_set("FrameOfReferenceUID", generate_uid()), GeometryMismatchError, "another scan"),
-        (_set("PixelData", b"\0\0"), ImageError, "voxels cannot be read"),
-        (_set("SegmentSequence", []), LabelError, "which has no name"),
-        (_move_frame(1.1), GeometryMismatchError, "planes are not those"),
-        (_move_frame(250.0), GeometryMismatchError, "planes are not those"),
-        (_turn_frame, GeometryMismatchError, "different directions"),
-        (_one_over_another, LabelError, "overlaps"),
-        (lambda d: delattr(_first_frame(d), "PlanePositionSequence"), ImageError, "does not say"),
-        (lambda d: d.PerFrameFunctionalGroupsSequence.pop(), ImageError, "frames, not"),
-        (lambda d: delattr(_shared(d), "PixelMeasuresSequence"), ImageError, "does not say"),
-    ],
-)
-def test_segmentation_that_does_not_fit_is_refused(
-    made: Maker, change: Callable[[Dataset], None], error: type[Exception], reason: str
-) -> None:
-    study = made()
-    path = _changed(study, "dicom-seg", change)
-    with pytest.raises(error, match=reason):
-        read_label_for(study, "CT-7", path)
-
-
-def _contour(dataset: Dataset) -> Dataset:
-    return dataset.ROIContourSequence[0].ContourSequence[0]
-
-
-def _lift(offset: float) -> Callable[[Dataset], None]:
-    def change(dataset: Dataset) -> None:
-        data = [float(v) for v in _contour(dataset).ContourData]
-        data[2::3] = [z + offset for z in data[2::3]]
-        _contour(dataset).ContourData = data
-
-    return change
-
-
-@pytest.mark.parametrize(
-    ("change", "error", "reason"),
-    [
-        (_lift(1.0), GeometryMismatchError, "do not lie in the image's slices"),
-        (_lift(250.0), GeometryMismatchError, "outside of the image"),
-        (
-            lambda d: setattr(_contour(d), "ContourData", [1, 2, 3, 4]),
-            ImageError,
-            "damaged contour",
-        ),
-        (
-            lambda d: setattr(
-                d.StructureSetROISequence[0], "ReferencedFrameOfReferenceUID", generate_uid()
-            ),
-            GeometryMismatchError,
-            "another scan",
-        ),
-        (
-            lambda d: d.ROIContourSequence[1].ContourSequence.append(_contour(d)),
-            LabelError,
-            "overlaps",
-        ),
-    ],
-)
-def test_structures_that_do_not_fit_are_refused(
-    made: Maker, change: Callable[[Dataset], None], error: type[Exception], reason: str
-) -> None:
-    study = made()
-    path = _changed(study, "rtstruct", change)
-    with pytest.raises(error, match=reason):
-        read_label_for(study, "CT-7", path)
-
-
-def test_points_and_open_contours_of_a_structure_set_are_left_out(made: Maker) -> None:
-    study = made()
-
-    def open_(dataset: Dataset) -> None:
-        _contour(dataset).ContourGeometricType = "OPEN_PLANAR"
-        dataset.ROIContourSequence[1].ReferencedROINumber = 77
-        del dataset.ROIContourSequence[1].ROIDisplayColor
-
-    label = read_label_for(study, "CT-7", _changed(study, "rtstruct", open_))
-    assert not label.array[1][_drawn(study)[1] == 1].any()
-    assert label.segments[1].name == "ROI 2"
-
-
-def test_label_map_segmentations_are_read(made: Maker) -> None:
-    study = made()
-
-    def to_map(dataset: Dataset) -> None:
-        bits = dataset.pixel_array
-        numbers = [
-            frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber
-            for frame in dataset.PerFrameFunctionalGroupsSequence
-        ]
-        dataset.SegmentationType = "LABELMAP"
-        dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.66.7"
-        dataset.BitsAllocated = dataset.BitsStored = 8
-        dataset.HighBit = 7
-        dataset.PixelData = (bits * np.array(numbers, np.uint8)[:, None, None]).tobytes()
-        del dataset.SegmentSequence[0].RecommendedDisplayCIELabValue
-
-    label = read_label_for(study, "CT-7", _changed(study, "dicom-seg", to_map))
-    assert np.array_equal(_ids(study, label), _drawn(study))
-
-
-def test_damaged_and_other_files_are_told_apart(made: Maker, tmp_path: Path) -> None:
-    study = made()
-    path = tmp_path / "x.dcm"
-    path.write_bytes(b"\0" * 128 + b"DICM" + b"\xff" * 3)
-    assert is_dicom(path)
-    assert not is_dicom(tmp_path / "nothing")
-    with pytest.raises(ImageError):
-        read_label_for(study, "CT-7", path)
-
-
 def test_series_is_written_without_names_and_objects_refer_to_it(
-    made: Maker, tmp_path: Path
+    dicom_study: Maker, tmp_path: Path
 ) -> None:
-    study = made()
+    study = dicom_study()
     out, folder = str(tmp_path / "research"), str(study.folder)
     ends: list[Event] = []
     assert run(["dicom", "deidentify", folder, out, "--json"], ends.append) == 0
@@ -565,8 +375,8 @@ def test_series_is_written_without_names_and_objects_refer_to_it(
     assert run(["dicom", "deidentify", folder, out, "--json"], ends.append) == 7
 
 
-def test_pictures_with_writing_are_not_called_nameless(made: Maker, tmp_path: Path) -> None:
-    study = made(change=lambda d, k: setattr(d, "BurnedInAnnotation", "YES"))
+def test_pictures_with_writing_are_not_called_nameless(dicom_study: Maker, tmp_path: Path) -> None:
+    study = dicom_study(change=lambda d, k: setattr(d, "BurnedInAnnotation", "YES"))
     with pytest.raises(ImageError, match="burnt in"):
         write_deidentified(study, study.cases["CT-7"], tmp_path / "out")
     (tmp_path / "file").write_text("x")
