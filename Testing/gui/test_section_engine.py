@@ -134,8 +134,7 @@ def cells(section: Any) -> dict[str, tuple[str, ...]]:
     return {row[0]: tuple(row[1:]) for row in rows}
 
 
-ROOT = Path(__file__).resolve().parents[2]
-LISTED = (ROOT / "Resources" / "requirements.txt").read_text(encoding="utf-8").splitlines()
+LISTED = (RESOURCES / "requirements.txt").read_text(encoding="utf-8").splitlines()
 ALL = dict.fromkeys(
     ["torch", *(line.split(">=")[0] for line in LISTED if line and not line.startswith("#"))],
     "99.0",
