@@ -131,6 +131,10 @@ class SessionCore:
         self.tasks: Tasks | None = None
         self.open_cases: dict[str, OpenCase] = {}
         self._job_class = job_class
+        self._start_silent()
+
+    def _start_silent(self) -> None:
+        """Nobody listens, nothing was said, nothing waits."""
         self._listeners: list[Callable[[set[str]], None]] = []
         self._topics: set[str] = set()
         self._telling = False
