@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from semiseg.atlases.filling import human_voxels
 from semiseg.atlases.fusion import Fused, fuse, on_grid
-from semiseg.atlases.gate import judge_fill, judge_transfer
+from semiseg.atlases.gate import judge_fill, judge_transfer, volume_ratios
 from semiseg.atlases.library import Library, body_girth_mm2
 from semiseg.atlases.records import CaseOutcome, Records, content_key
 from semiseg.atlases.transfer import Transfer, drawn_places, fusion_grid, transfer
@@ -37,7 +37,6 @@ _NO_ATLAS = (
     "no annotated case of the training split can lend it labels; draw a few slices in it, or in "
     "a case of that split"
 )
-_GIRTH_POWER = 0.5  # organs grow less than bodies do, and fields of view cut bodies
 _A_JURY = 3  # atlases
 _THIN = 2  # with fewer done slices a structure is asked of the atlases too
 
@@ -269,19 +268,10 @@ class _Run:
     def _volume_ratios(
         self, case: Case, array: NDArray[np.uint16], transfers: Sequence[Transfer]
     ) -> dict[int, float]:
-        """Volume found by volume expected: the atlases', scaled to this body's girth."""
         girth = body_girth_mm2(self._library.prepared(case.id))
-        expected: dict[int, list[float]] = {}
-        for given in transfers:
-            scale = (girth / body_girth_mm2(self._library.prepared(given.case_id))) ** _GIRTH_POWER
-            for structure_id, volume_ml in given.evidence.atlas_volumes_ml.items():
-                if volume_ml > 0:
-                    expected.setdefault(structure_id, []).append(scale * volume_ml)
-        counts = np.bincount(array.ravel(), minlength=max(expected, default=0) + 1)
-        return {
-            i: float(counts[i]) * case.grid.voxel_ml / float(np.median(volumes_ml))
-            for i, volumes_ml in expected.items()
-        }
+        scales = [girth / body_girth_mm2(self._library.prepared(t.case_id)) for t in transfers]
+        evidence = [given.evidence for given in transfers]
+        return volume_ratios(array, case.grid.voxel_ml, evidence, scales)
 
     def _save(self, plan: _Plan, proposal: Proposal, before: CaseLabel | None) -> int | None:
         """A new label version, joined with the newest under the study's lock."""

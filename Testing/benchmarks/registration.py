@@ -174,7 +174,7 @@ def scan(data: str, name: str, device: str) -> Scan:
     modality = guess_modality(image).modality
     clock = time.process_time()
     prepared = prepare(image, modality, RegistrationConfig(device=device))
-    _ = prepared.overview, prepared.cells, prepared.large_cells
+    _ = prepared.overview, prepared.plain.cells, prepared.plain.large_cells
     seconds = time.process_time() - clock
     label = read_label(paths[0].with_name(f"{name}_label.nii.gz"))
     return Scan(name=name, modality=modality, label=label, prepared=prepared, seconds=seconds)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from semiseg.atlases.filling import CaseFill
 from semiseg.atlases.transfer import Evidence
@@ -15,6 +16,7 @@ from semiseg.study.case import GateRecord, Verdict
 
 _UNCHECKED_FILL = 0.7  # the score of a filled case with too few done slices for a self-check
 _VOICES = 0.3
+_GIRTH_POWER = 0.5  # organs grow less than bodies do, and fields of view cut bodies
 _VOTE_GAIN = 0.15  # by so much a vote is better than two of its atlases agree
 # Similarity of features where labels land: of pairs that failed, and of the best ones.
 _UNLIKE, _ALIKE = 0.89, 0.95
@@ -78,6 +80,28 @@ def judge_transfer(
         reasons=tuple(factor.words for factor in factors if factor.value < _LOW)
         or ("images, volumes and atlases fit together",),
     )
+
+
+def volume_ratios(
+    array: NDArray[np.integer],
+    voxel_ml: float,
+    evidence: Sequence[Evidence],
+    girth_ratios: Sequence[float],
+) -> dict[int, float]:
+    """Volume found in `array` by volume expected: the atlases', scaled to this body's girth.
+
+    `girth_ratios` are this body's girth by that of each atlas.
+    """
+    expected: dict[int, list[float]] = {}
+    for one, ratio in zip(evidence, girth_ratios, strict=True):
+        for structure_id, volume_ml in one.atlas_volumes_ml.items():
+            if volume_ml > 0:
+                expected.setdefault(structure_id, []).append(ratio**_GIRTH_POWER * volume_ml)
+    counts = np.bincount(array.ravel(), minlength=max(expected, default=0) + 1)
+    return {
+        i: float(counts[i]) * voxel_ml / float(np.median(volumes_ml))
+        for i, volumes_ml in expected.items()
+    }
 
 
 def _verdict(score: float, config: PropagationConfig) -> Verdict:

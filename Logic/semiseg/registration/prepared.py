@@ -22,6 +22,24 @@ from semiseg.registration.sampling import FeatureMap, feature_map, pooled, rows
 
 _STRAIGHT = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 _MARGIN_VOXELS = 2
+_TONE_WEIGHT = 1.0
+
+
+@dataclass(frozen=True)
+class View:
+    """A body as it is compared with another: `features`, and coarser cells of them."""
+
+    features: FeatureMap
+
+    @cached_property
+    def cells(self) -> Blocks:
+        """Blocks of 3 feature nodes, 18 mm at the default spacing, for the coarse match."""
+        return blocks(self.features, 3)
+
+    @cached_property
+    def large_cells(self) -> Blocks:
+        """Blocks of 4 feature nodes, for trying out starts."""
+        return blocks(self.features, 4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,14 +62,21 @@ class Prepared:
         return pooled(self.places(mind_ssc(volume)), 2)
 
     @cached_property
-    def cells(self) -> Blocks:
-        """Blocks of 3 feature nodes, 18 mm at the default spacing, for the coarse match."""
-        return blocks(self.features, 3)
+    def plain(self) -> View:
+        """As compared with any image."""
+        return View(self.features)
 
     @cached_property
-    def large_cells(self) -> Blocks:
-        """Blocks of 4 feature nodes, for trying out starts."""
-        return blocks(self.features, 4)
+    def toned(self) -> View:
+        """As compared with an image of the same contrast: greys in [-1, 1] are a feature too."""
+        tones = _TONE_WEIGHT * self.tones.table
+        table = torch.cat([self.features.table, tones], dim=1).contiguous()
+        return View(replace(self.features, table=table))
+
+    @cached_property
+    def tones(self) -> FeatureMap:
+        """The greys at half the working resolution."""
+        return pooled(self.places(torch.from_numpy(self.array)[None].to(self.device)), 2)
 
     @cached_property
     def overview(self) -> FeatureMap:

@@ -18,16 +18,18 @@ from semiseg.registration.discrete import search_both_ways
 from semiseg.registration.features import CHANNELS
 from semiseg.registration.field import Field, folded_fraction, inverse_error_mm
 from semiseg.registration.landmarks import Landmarks
-from semiseg.registration.prepared import Prepared, prepare
+from semiseg.registration.prepared import Prepared, View, prepare
 from semiseg.registration.sampling import FeatureMap
 from semiseg.registration.spline import Spline
-from semiseg.registration.start import Start, body_scale, find_starts
+from semiseg.registration.start import Start, body_scale, find_starts, tones_agree
 from semiseg.registration.trial import choose_start
-from semiseg.registration.velocity import integrated, refine_velocity
+from semiseg.registration.velocity import Flow, integrated, refine_velocity
 from semiseg.registration.warp import warp_image, warp_label, warp_onehot
 
 # Counts up whenever results change, so that kept registrations are not mistaken for new ones.
-ALGORITHM = 4
+ALGORITHM = 5
+_FLOW_REPEATS = 4
+_FLOW_VOXELS = 2  # a flow is as smooth as its knots are apart: half the resolution is enough
 
 __all__ = [
     "ALGORITHM",
@@ -81,7 +83,8 @@ def register(
     progress = Progress(emit, "register", 3 + both_ways)
     start = best_start(fixed, moving, config)
     progress.update(1, start.reason)
-    task = _Task(fixed, moving, start, _settings(config), landmarks, both_ways)
+    views = _views(fixed, moving, start)
+    task = _Task(fixed, moving, *views, start, _settings(config), landmarks, both_ways)
     found = _velocity(task) if config.diffeomorphic else _splines(task)
     progress.update(2)
     result = _measured(fixed, moving, start, found)
@@ -111,6 +114,8 @@ class _Task:
 
     fixed: Prepared
     moving: Prepared
+    here: View
+    there: View
     start: Start
     settings: DenseSettings
     landmarks: Landmarks | None
@@ -120,14 +125,14 @@ class _Task:
 def _splines(task: _Task) -> _Aligned:
     """Each way on its own."""
     fixed, moving, start = task.fixed, task.moving, task.start
-    there, back = search_both_ways(fixed.cells, moving.cells, start)
-    known = task.landmarks
-    forward = refine(fixed.features, moving.features, start, there, task.settings, known)
+    forth, back = search_both_ways(task.here.cells, task.there.cells, start)
+    here, there, known = task.here.features, task.there.features, task.landmarks
+    forward = refine(here, there, start, forth, task.settings, known)
     inverse = None
     if task.both_ways:
         home = start.inverse()
         turned = None if known is None else known.turned()
-        backward = refine(moving.features, fixed.features, home, back, task.settings, turned)
+        backward = refine(there, here, home, back, task.settings, turned)
         inverse = _splined(moving, home, backward)
     return _Aligned(
         displacement_mm=forward.on(fixed.features).flatten(1).T,
@@ -145,23 +150,32 @@ def _splined(image: Prepared, start: Start, spline: Spline) -> Field:
 def _velocity(task: _Task) -> _Aligned:
     """One velocity for both ways: they undo each other."""
     fixed, moving, start = task.fixed, task.moving, task.start
-    there, _ = search_both_ways(fixed.cells, moving.cells, start)
-    velocity = refine_velocity(
-        fixed.features, moving.features, start, there, task.settings, task.landmarks
-    )
+    forth, _ = search_both_ways(task.here.cells, task.there.cells, start)
+    here, there = task.here.features, task.there.features
+    velocity = refine_velocity(here, there, start, forth, task.settings, task.landmarks)
     inverse = None
     if task.both_ways:
         points = _voxels(moving).points()
         back = start.inverse()(points)
-        home = integrated(velocity, moving.spacing_mm, backward=True)
-        inverse = _field(moving, points, back + home.at(back))
-    flow = integrated(velocity, fixed.spacing_mm)
+        inverse = _field(moving, points, back + _flow(velocity, moving, -1).at(back))
+    flow = _flow(velocity, fixed, 1)
     points = _voxels(fixed).points()
     return _Aligned(
         displacement_mm=flow.at(fixed.features.points()),
         field=_field(fixed, points, start(points + flow.at(points))),
         inverse=inverse,
     )
+
+
+def _flow(velocity: Spline, image: Prepared, direction: int) -> Flow:
+    spacing_mm = _FLOW_VOXELS * image.spacing_mm
+    return integrated(velocity, spacing_mm, backward=direction < 0, repeats=_FLOW_REPEATS)
+
+
+def _views(fixed: Prepared, moving: Prepared, start: Start) -> tuple[View, View]:
+    """What is compared: greys as well where both images show tissues in like greys."""
+    alike = fixed.modality == moving.modality and tones_agree(fixed.tones, moving.tones, start)
+    return (fixed.toned, moving.toned) if alike else (fixed.plain, moving.plain)
 
 
 def _measured(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from semiseg.registration.sampling import FeatureMap, lattice_points
 
@@ -14,6 +15,7 @@ _APART_MM = 30.0
 _LARGEST_SCALE = 1.4
 _SEARCHED = "found by search over all translations"
 _MIN_OVERLAP = 0.6
+_LIKE_TONES = 0.0  # correlation of greys; of pairs of one contrast it was 0.06 to 0.45
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +81,28 @@ def body_scale(fixed: FeatureMap, moving: FeatureMap) -> Tensor:
     ratio = _girth_mm(moving) / _girth_mm(fixed)
     across = min(max(ratio, 1 / _LARGEST_SCALE), _LARGEST_SCALE)
     return torch.tensor([math.sqrt(across), across, across], device=fixed.table.device)
+
+
+def tones_agree(fixed: FeatureMap, moving: FeatureMap, start: Start) -> bool:
+    """Whether bright places of one body are bright in the other, as roughly placed by `start`.
+
+    Both maps hold greys. Sequences of MR may show the same tissue bright and dark.
+    """
+    body = _core(fixed).flatten().nonzero()[:, 0]
+    points = start(fixed.points()[body])
+    there, inside = moving.sample(points)
+    core = replace(moving, table=_core(moving).reshape(-1, 1).float())
+    both = inside & (core.sample(points)[0][:, 0] > 0.5)
+    tones = torch.stack([fixed.table[body][both, 0], there[both, 0]])
+    if tones.shape[1] < 2 or float(tones.std(dim=1).min()) < 1e-6:
+        return False
+    return float(torch.corrcoef(tones)[0, 1]) > _LIKE_TONES
+
+
+def _core(features: FeatureMap) -> Tensor:
+    """The body without its skin, two nodes deep: bodies always resemble each other there."""
+    outside = functional.max_pool3d((~features.mask)[None].float(), 5, stride=1, padding=2)
+    return outside[0] < 0.5
 
 
 def _girth_mm(features: FeatureMap) -> float:

@@ -20,7 +20,7 @@ from semiseg.registration.sampling import FeatureMap, lattice_points
 from semiseg.registration.spline import Spline, expand, roughness, zero_spline
 from semiseg.registration.start import Start
 
-_MARGIN_MM = 30.0  # beyond the volume, so that what flows out of it comes back
+_MARGIN_MM = 15.0  # beyond the volume, so that what flows out of it comes back
 _LONGEST_STEP = 0.25  # of the lattice's spacing: what a single small step may move
 _MOST_SQUARINGS = 12
 _LOGARITHM_ROUNDS = 4
@@ -28,16 +28,23 @@ _LOGARITHM_ROUNDS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Flow:
-    """Displacement `values` (3, D, H, W) in mm, z, y, x, on a lattice; linear between nodes."""
+    """Displacement `values` (3, D, H, W) in mm, z, y, x, on a lattice, made `repeats` times.
+
+    Linear between nodes.
+    """
 
     values: Tensor
     origin_mm_zyx: Tensor
     spacing_mm: float
+    repeats: int = 1
 
     def at(self, points_mm_zyx: Tensor) -> Tensor:
         """Displacement (N, 3) at points (N, 3); beyond the lattice the border's."""
-        place = (points_mm_zyx - self.origin_mm_zyx) / self.spacing_mm
-        return _read(self.values, place.view(1, -1, 1, 1, 3))[:, :, 0, 0].T
+        here = points_mm_zyx
+        for _ in range(self.repeats):
+            place = (here - self.origin_mm_zyx) / self.spacing_mm
+            here = here + _read(self.values, place.view(1, -1, 1, 1, 3))[:, :, 0, 0].T
+        return here - points_mm_zyx
 
 
 def refine_velocity(
@@ -89,12 +96,17 @@ def domain(fixed: FeatureMap, knot_mm: float) -> Spline:
 
 
 def integrated(
-    velocity: Spline, spacing_mm: float | None = None, *, backward: bool = False
+    velocity: Spline,
+    spacing_mm: float | None = None,
+    *,
+    backward: bool = False,
+    repeats: int = 1,
 ) -> Flow:
     """The flow of `velocity` after one unit of time, or `backward`, on a lattice of `spacing_mm`.
 
     The spacing is that of the knots by default. Scaling and squaring: 2^n equal small steps, each
-    too short to fold, doubled n times.
+    too short to fold, doubled n times. The flow of 1 / `repeats` of the time, made so often, is
+    undone the more exactly.
     """
     spacing_mm = velocity.knot_mm if spacing_mm is None else spacing_mm
     lengths = [(n - 3) * velocity.knot_mm for n in velocity.coefficients.shape[1:]]
@@ -104,7 +116,7 @@ def integrated(
         origin_mm_zyx=velocity.origin_mm_zyx,
         spacing_mm=spacing_mm,
     )
-    values = expand(velocity.coefficients, velocity.bases(lattice)) / spacing_mm
+    values = expand(velocity.coefficients, velocity.bases(lattice)) / (spacing_mm * repeats)
     squarings = _squarings(values)
     values = values * ((-1.0 if backward else 1.0) / 2**squarings)
     nodes = lattice_points(lattice.shape, torch.zeros_like(velocity.origin_mm_zyx), 1.0)
@@ -114,6 +126,7 @@ def integrated(
         values=values * spacing_mm,
         origin_mm_zyx=velocity.origin_mm_zyx,
         spacing_mm=spacing_mm,
+        repeats=repeats,
     )
 
 

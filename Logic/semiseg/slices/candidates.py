@@ -11,14 +11,16 @@ from torch import Tensor
 
 from semiseg.slices.flow import NeighbourFlow, chained, enlarged, halved, neighbour_flow, sample
 from semiseg.slices.patches import Source, patch_vote, usual_difference
-from semiseg.slices.stack import Stack
+from semiseg.slices.stack import CLIP_PIXELS, Stack
 from semiseg.slices.targets import Target
+from semiseg.slices.walker import walked
 
 FillMethod = Literal["guided", "interpolated", "nearest"]
 FILL_METHODS: tuple[FillMethod, ...] = get_args(FillMethod)
 _COARSE_RADIUS = 3
 _LEAST_TOLERANCE, _MOST_TOLERANCE = 0.02, 0.1
 _FINE_RADIUS, _FINE_TOLERANCE, _FINE_ROUNDS = 1, 0.07, 2
+_BAND_PIXELS, _SURE_PIXELS = 3.0, 2.0  # where edges lead the outline
 
 Opinion: TypeAlias = "tuple[Tensor, Tensor]"
 """Score in mm, positive inside, and agreement of the two sides in [0, 1]; both (T, 1, h, w)."""
@@ -65,7 +67,7 @@ class Guided:
         return enlarged(score, like), enlarged(agreement, like)
 
     def fine(self, targets: Sequence[Target]) -> Opinion:
-        """The coarse opinion, settled between neighbouring slices at full resolution."""
+        """The coarse opinion, settled between neighbours at full resolution, led to edges."""
         stack = self._stack
         score, agreement = self.coarse(targets)
         places = [target.place for target in targets]
@@ -78,6 +80,9 @@ class Guided:
             score, _ = patch_vote(
                 itself.grey, [*sources, itself], radius=_FINE_RADIUS, tolerance=_FINE_TOLERANCE
             )
+        pixel_mm = stack.clip_mm / CLIP_PIXELS
+        band, scale = _BAND_PIXELS * pixel_mm, _SURE_PIXELS * pixel_mm
+        score = walked(stack.grey[places], score, band=band, scale=scale)
         return _ended(score, targets, stack.clip_mm), agreement
 
     def _source(

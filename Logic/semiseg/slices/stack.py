@@ -16,7 +16,7 @@ from semiseg.slices.flow import halved
 
 _MARGIN_PIXELS = 16
 _FINEST_PIXEL_MM = 1.2  # finer images are worked on at a whole fraction of their resolution
-_CLIP_PIXELS = 5.0
+CLIP_PIXELS = 5.0
 _PERCENTILES = (0.5, 99.5)
 
 Box = tuple[slice, slice, slice]
@@ -93,7 +93,7 @@ def cut_stack(
         box=box,
         factor=factor,
         reach=reach,
-        clip_mm=_CLIP_PIXELS * pixel_mm,
+        clip_mm=CLIP_PIXELS * pixel_mm,
         open_ends=(bool(occupied[0]), bool(occupied[-1])),
     )
 
