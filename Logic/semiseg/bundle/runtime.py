@@ -70,7 +70,8 @@ class ToTrainingGridd(MapTransform):  # type: ignore[misc]
             small = zoom_linear(values, cast(Any, tuple(int(n) for n in shape)))
             out[key] = torch.from_numpy(small)[None]
             own = {"shape_zyx": turned.shape, "axes": axes, "flips": flips}
-            out[f"{key}_own"] = {**own, "affine": affine, "meta": dict(image.meta)}
+            meta = {name: value for name, value in image.meta.items() if name != "affine"}
+            out[f"{key}_own"] = {**own, "affine": affine, "meta": meta}
         return out
 
 
