@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from semiseg import __version__
 from semiseg.config import MODALITIES, TrainConfig, to_json
 from semiseg.devices import choose_device, set_threads
 from semiseg.events import Emit, Json, ignore
+from semiseg.group import ALONE, Group
 from semiseg.images.intensity import NORMALISATION
 from semiseg.learning.method_choice import settled
 from semiseg.learning.run import Run
@@ -32,15 +34,24 @@ _FORMAT = 1
 _NOT_IN_KEY = ("checkpoint_every_s", "checkpoint_every_steps")
 
 
-def train(study: Study, config: TrainConfig, emit: Emit = ignore, *, resume: bool = True) -> int:
+def train(
+    study: Study,
+    config: TrainConfig,
+    emit: Emit = ignore,
+    *,
+    resume: bool = True,
+    group: Group = ALONE,
+) -> int:
     """Learn from the study's training cases; the id of the new model.
 
     The method "auto" is settled here; an event of phase "prepare" and model.json say why.
     Goes on with an unfinished run of the same settings on the same labels, unless `resume` is
-    off. Events of phase "train" carry loss, steps_per_s, seconds_left and validation_dice.
+    off. With a `group` all its processes call this; the first one reports and writes for all.
+    Events of phase "train" carry loss, steps_per_s, seconds_left and validation_dice.
     NotEnoughLabelsError, ConfigError, DeviceError and StorageError say what is missing.
     """
     start = time.monotonic()
+    emit = emit if group.first else ignore
     set_threads(min(torch.get_num_threads(), usable_threads()))
     device = choose_device(config.device, emit)
     found = survey(study, use_propagated=config.use_propagated)
@@ -49,17 +60,34 @@ def train(study: Study, config: TrainConfig, emit: Emit = ignore, *, resume: boo
     if config.start_from is not None:
         begin = read_start(study, Path(config.start_from), found.classes, emit)
     folder = study.jobs_dir / f"train-{_key(study, config, found, device, begin)}"
-    if not resume:
+    if not resume and group.first:
         shutil.rmtree(folder, ignore_errors=True)
-    session = Session(study, config, found, folder, emit, begin)
-    with _repeatable(config):
+    with _own_folder(folder, group, resume=resume) as own, _repeatable(config):
+        session = Session(study, config, found, own, emit, begin)
+        session.group = group
         session.prepare(device, start)
         session.score_folds()
         run = session.final_run()
-    description = {**_description(session, run), "method_chosen_because": why}
-    model_id = study.add_model(lambda draft: _write(draft, run), description)
-    shutil.rmtree(folder, ignore_errors=True)
-    return model_id
+    model_id = -1
+    if group.first:
+        description = {**_description(session, run), "method_chosen_because": why}
+        model_id = study.add_model(lambda draft: _write(draft, run), description)
+        shutil.rmtree(folder, ignore_errors=True)
+    return group.agreed(model_id)
+
+
+@contextlib.contextmanager
+def _own_folder(folder: Path, group: Group, *, resume: bool) -> Iterator[Path]:
+    """`folder` for the first of the group; each other one writes into a copy that is thrown away.
+
+    Nobody goes on before all have read.
+    """
+    with tempfile.TemporaryDirectory(prefix="semiseg-") as other:
+        copy = Path(other) / folder.name
+        if not group.first and resume and folder.exists():
+            shutil.copytree(folder, copy)
+        group.wait()
+        yield folder if group.first else copy
 
 
 def _key(

@@ -206,3 +206,19 @@ def test_score_tables_have_means_and_leave_out_what_does_not_apply() -> None:
 def test_the_help_page_lists_no_path_of_this_machine(capfd: pytest.CaptureFixture[str]) -> None:
     app.run(["demo", "--help"])
     assert str(Path.home()) not in capfd.readouterr().out
+
+
+def test_a_muted_screen_says_failures_only(capfd: pytest.CaptureFixture[str]) -> None:
+    for said in ([], None):
+        events: list[Event] | None = said
+        screen = Screen(events=None if events is None else events.append)
+        screen.mute()
+        screen.emit(progress(1))
+        screen.say("hello")
+        screen.table("t", ("a",), [("b",)])
+        screen.finish()
+        assert not events
+        assert capfd.readouterr().out == ""
+        screen.fail(explain(GeometryMismatchError("the grids differ")))
+        seen = [e.message for e in events] if events else [capfd.readouterr().err]
+        assert any("the grids differ" in text for text in seen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from semiseg.data.supervision import Supervision
 from semiseg.data.training_grid import TrainingImage
 from semiseg.errors import DeviceError, SemiSegError, StorageError
 from semiseg.events import Event
+from semiseg.group import ALONE, Group, joined
 from semiseg.images.grid import Grid, canonical
 from semiseg.learning.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from semiseg.learning.learner import Learner
@@ -63,6 +65,7 @@ def run_in(folder: Path, *, steps: int = 6, every: int | None = None, **changes:
         name="train",
         method=changes.pop("method", "supervised"),
         sparing=changes.pop("sparing", False),
+        group=changes.pop("group", ALONE),
         learning_rate=1e-2,
         seed=4,
         checkpoint=folder / "run.safetensors",
@@ -272,3 +275,50 @@ def test_a_sparing_run_sees_unlabelled_samples_late_and_seldom(
     with_unlabelled = [step for step, size in enumerate(sizes) if size == 3]
     assert with_unlabelled == ([8, 12, 16] if sparing else list(range(20)))
     assert run.learner.method.settings.sparing is sparing
+
+
+class Pair(Group):
+    """The second of two processes, whose first one is always done with half of its time."""
+
+    rank, size = 1, 2
+
+    def __init__(self) -> None:
+        self.progress = iter([0.0, 0.5, 1.0])
+        self.averaged: list[int] = []
+
+    def agreed(self, value: Any) -> Any:
+        return next(self.progress)
+
+    def average(self, tensors: Sequence[torch.Tensor]) -> None:
+        self.averaged.append(len(tensors))
+
+
+def test_the_first_process_decides_when_a_group_is_done(tmp_path: Path) -> None:
+    group = Pair()
+    run = run_in(tmp_path, steps=1000, group=group)
+    run.train()
+    assert run.learner.step == 2
+    parameters = len(list(run.learner.method.modules.parameters()))
+    assert group.averaged == [parameters] * 2
+
+
+def test_a_group_cannot_go_on_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_in(tmp_path, group=Pair())
+    fail_once(run, monkeypatch, torch.cuda.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        run.train()
+
+
+def test_each_process_draws_its_own_patches(tmp_path: Path) -> None:
+    one, other = run_in(tmp_path / "a"), run_in(tmp_path / "b", group=Pair())
+    left, right = (run._sampler.batch(0).image for run in (one, other))
+    assert not torch.equal(left, right)
+
+
+def test_a_process_alone_agrees_with_itself() -> None:
+    ALONE.wait()
+    ALONE.average([torch.ones(2)])
+    assert ALONE.first
+    assert ALONE.agreed(7) == 7
+    with joined(1, 0) as group:
+        assert group is ALONE

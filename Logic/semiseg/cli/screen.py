@@ -38,7 +38,11 @@ class Screen:
         self._display: Display | None = None
         self._said: list[str] = []
         self._data: dict[str, Json] = {}
-        self._closed = False
+        self._closed = self._muted = False
+
+    def mute(self) -> None:
+        """Say nothing but failures: another process speaks for all."""
+        self._muted = self._closed = True
 
     @property
     def json(self) -> bool:
@@ -47,6 +51,8 @@ class Screen:
 
     def emit(self, event: Event) -> None:
         """Pass on an event of a stage; a stage's own result or error is progress here."""
+        if self._muted:
+            return
         progress = dataclasses.replace(event, kind="progress")
         if event.data.get("warning"):  # a bar would wipe it off the screen
             self.say(event.message)
@@ -62,7 +68,7 @@ class Screen:
     def say(self, text: str) -> None:
         """One plain sentence about what was done."""
         self._said.append(text)
-        if not self.json:
+        if not self.json and not self._muted:
             self.clear()
             self.console().print(text, markup=False, highlight=False, soft_wrap=True)
 
@@ -75,7 +81,7 @@ class Screen:
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table; in JSON mode its rows are in the result's data instead (see `data`)."""
-        if self.json:
+        if self.json or self._muted:
             return
         from semiseg.cli.progress import table
 
@@ -89,6 +95,7 @@ class Screen:
     def fail(self, failure: Failure) -> None:
         """Say why the command failed."""
         self.clear()
+        self._closed = False if self._muted else self._closed
         if self._events is not None:
             data: Mapping[str, Json] = {
                 **self._data,

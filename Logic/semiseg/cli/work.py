@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -142,6 +143,7 @@ def train(
     \b
     Examples:
       semiseg train abdomen --minutes 10
+      torchrun --nproc-per-node 4 -m semiseg train abdomen --minutes 30   (4 GPUs)
       semiseg train abdomen --steps 500 --seed 3 --device cpu --validation leave_one_out
       semiseg train abdomen --start-from colleague.zip
     """
@@ -166,13 +168,25 @@ def train(
     from semiseg.study.study import Study
 
     study = Study.open(folder)
+    rank, size, local_rank = _torchrun()
+    if rank:
+        screen.mute()
     screen.loading()
+    from semiseg.group import joined
     from semiseg.trainer import train as run
 
-    model_id = run(study, config, screen.emit, resume=not fresh)
+    with joined(size, local_rank) as group:
+        model_id = run(study, config, screen.emit, resume=not fresh, group=group)
     screen.data(model=model_id)
     screen.say(f"made model {model_id} in {folder}")
     screen.next(f"semiseg predict {shell_path(folder)}")
+
+
+def _torchrun() -> tuple[int, int, int]:
+    """Rank, number of processes and rank on this machine; alone where torchrun is not at work."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return 0, 1, 0
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"])
 
 
 def predict(

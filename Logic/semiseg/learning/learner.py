@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from semiseg.data.batch import Batch
+from semiseg.group import ALONE, Group
 from semiseg.learning.checkpoint import (
     Checkpoint,
     module_tensors,
@@ -39,10 +40,12 @@ class Learner:
         *,
         seed: int,
         start: Start | None = None,
+        group: Group = ALONE,
     ) -> None:
         torch.manual_seed(seed)
         self.seed = seed
         self.step = 0
+        self._group = group
         self.method: Method = build_method(name, settings)
         if start is not None:
             start.fill(self.method.modules)
@@ -89,6 +92,7 @@ class Learner:
             )
             for parameter, gradient in zip(parameters, found, strict=True):
                 parameter.grad = gradient
+        self._share_gradients()
         for name in names:
             optimizer = self.optimizers[name]
             self._scaler.unscale_(optimizer)
@@ -96,6 +100,16 @@ class Learner:
             self._scaler.step(optimizer)
             optimizer.zero_grad(set_to_none=True)
         self._scaler.update()
+
+    def _share_gradients(self) -> None:
+        """Mean gradients over the group; a parameter that one process did not use has 0 there."""
+        if self._group.size == 1:
+            return
+        parameters = [p for optimizer in self.optimizers.values() for p in _parameters(optimizer)]
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self._group.average([p.grad for p in parameters if p.grad is not None])
 
     def _set_rates(self, progress: float) -> None:
         factor = self.method.learning_rate_factor(progress)

@@ -16,6 +16,7 @@ from semiseg.data.sampler import Sampler, SamplerSettings
 from semiseg.devices import is_out_of_memory, release_memory
 from semiseg.errors import DeviceError, SemiSegError
 from semiseg.events import Emit, Event, Json
+from semiseg.group import ALONE, Group
 from semiseg.learning.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from semiseg.learning.learner import Learner
 from semiseg.learning.plan import Plan
@@ -25,6 +26,7 @@ from semiseg.methods.base import MethodSettings
 _REPORT_EVERY_S = 0.5
 _HISTORY_POINTS = 500
 _SAVING_SHARE = 0.05
+_SEED_STRIDE = 1_000_003
 _SPARING_FROM, _SPARING_EVERY = 0.3, 4
 
 
@@ -47,7 +49,8 @@ class RunSettings:
     """What makes one run: `name` is told in events, `checkpoint` is its file.
 
     `sparing`: unlabelled samples in every fourth step only, and in none before 30 % of the run,
-    when the weights of what is learned from them are small anyway.
+    when the weights of what is learned from them are small anyway. `group`: the processes that
+    take every step together.
     """
 
     name: str
@@ -58,6 +61,7 @@ class RunSettings:
     checkpoint_every_s: float
     checkpoint_every_steps: int | None
     sparing: bool = False
+    group: Group = ALONE
     start: Start | None = None
 
 
@@ -138,11 +142,13 @@ class Run:
 
     def train(self, until: float = 1.0) -> None:
         """Step until `until` of the budget is used up, then save."""
-        while self.progress < until:
+        group = self.settings.group
+        while (progress := group.agreed(self.progress)) < until:
             try:
-                loss = self._step()
+                loss = self._step(progress)
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
+                # In a group the others wait for this step's gradients, so it cannot be repeated.
+                if not is_out_of_memory(error) or group.size > 1:
                     raise
                 loss = None
             # Outside the handler: the error's frames no longer hold the tensors.
@@ -194,6 +200,7 @@ class Run:
             device,
             seed=self.settings.seed,
             start=self.settings.start,
+            group=self.settings.group,
         )
 
     def _new_sampler(self) -> Sampler:
@@ -204,15 +211,15 @@ class Run:
             n_unlabelled=plan.n_unlabelled,
             n_classes=plan.network.n_classes,
             spacing_mm_zyx=plan.spacing_mm_zyx,
-            seed=self.settings.seed,
+            seed=self.settings.seed + _SEED_STRIDE * self.settings.group.rank,
             level_sets=self.learner.method.uses_level_sets,
             places=self.learner.method.uses_places,
             within_slices=plan.network.within_slices,
         )
         return Sampler(self.cases, settings, torch.device(plan.device))
 
-    def _step(self) -> torch.Tensor:
-        step, progress = self.learner.step, self.progress
+    def _step(self, progress: float) -> torch.Tensor:
+        step = self.learner.step
         late = progress >= _SPARING_FROM and step % _SPARING_EVERY == 0
         batch = self._sampler.batch(step, unlabelled=late or not self.settings.sparing)
         return self.learner.learn(batch, progress)

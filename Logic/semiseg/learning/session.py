@@ -17,6 +17,7 @@ from semiseg.data.cases import TrainingCase, case_supervision, load_training_cas
 from semiseg.data.supervision import Line, Wanted
 from semiseg.errors import SchemaError
 from semiseg.events import Emit, Event, Json
+from semiseg.group import ALONE, Group
 from semiseg.learning.atlas_warps import atlas_warps
 from semiseg.learning.calibration import Samples, joined
 from semiseg.learning.places import Correspondence
@@ -51,6 +52,7 @@ class Session:
         emit: Emit,
         start: Start | None = None,
     ) -> None:
+        self.group: Group = ALONE  # set before `prepare`
         self._begin = start
         self.study, self.config, self.found = study, config, found
         self._folder, self._emit = folder, emit
@@ -91,7 +93,7 @@ class Session:
         """Decide on a plan, unless one was made before; time counts from clock `start_s` on."""
         self._start = start_s
         if self._record["plan"] is None:
-            self._record["plan"] = self._new_plan(device).to_json()
+            self._record["plan"] = self.group.agreed(self._new_plan(device).to_json())
             self._save()
         self._say(_plan_words(self.plan, self.scheme), {"plan": self._record["plan"]})
 
@@ -137,7 +139,7 @@ class Session:
             if point <= self._record.get("scored_at", 0.0):
                 continue
             cheap = self._record.get("score_s", 0.0) <= _SCORING_SHARE * (self._total_s or math.inf)
-            if point < 1.0 and not cheap:
+            if point < 1.0 and not self.group.agreed(cheap):
                 continue
             run.train(until=point)
             self._score_run(run, cases)
@@ -190,6 +192,7 @@ class Session:
             checkpoint_every_steps=self.config.checkpoint_every_steps,
             sparing=self.config.sparing,
             start=self._begin,
+            group=self.group,
         )
         return Run(settings, self.plan, cases, self._emit, on_save=self._save)
 
