@@ -29,8 +29,8 @@ def inference(model: Model, spec: NetworkSpec, n_networks: int) -> dict[str, Jso
     modality = model.modalities[0]
     load = "$@network.load_state_dict(torch.load(@checkpoint, map_location=@device, "
     segment = (
-        "$[@postprocessing({**data, 'pred': @inferer(data['image'][None].to(@device), @network)[0]"
-        "}) for data in @dataset]"
+        "$sum(bool(@postprocessing({**data, 'pred': @inferer(data['image'][None].to(@device), "
+        "@network)[0]})) for data in @dataset)"
     )
     return {
         "imports": ["$import glob", "$import numpy as np", "$import torch"],
@@ -197,10 +197,10 @@ def readme(described: Mapping[str, Any], words: Mapping[str, str], license_note:
             NOT_FOR_PATIENTS,
             "",
             f"Modalities: {', '.join(described['modalities'])}. "
-            f"Trained on {described['trained_on_cases']} cases with SemiSeg "
+            f"Trained on {_cases(described['trained_on_cases'])} with SemiSeg "
             f"{described['semiseg_version']} ({described['method']}).",
             "",
-            f"Validation ({scores['kind'] or 'none'}, {scores['cases']} cases):",
+            f"Validation ({scores['kind'] or 'none'}, {_cases(scores['cases'])}):",
             "",
             "| label value | structure | Dice |",
             "|---|---|---|",
@@ -223,6 +223,10 @@ def readme(described: Mapping[str, Any], words: Mapping[str, str], license_note:
             "",
         ]
     )
+
+
+def _cases(number: int) -> str:
+    return f"{number} case{'' if number == 1 else 's'}"
 
 
 def _score(value: object) -> str:
