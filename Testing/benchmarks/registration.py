@@ -66,6 +66,7 @@ class Settings:
     seeds: int
     methods: tuple[str, ...]
     groups: tuple[str, ...]
+    exclude: tuple[str, ...]
     limit: int | None
     device: str
     threads: int
@@ -106,12 +107,13 @@ def parse() -> Settings:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--methods", default="start,semiseg", help=", ".join(METHODS))
     parser.add_argument("--groups", default="", help="only these groups of the file")
+    parser.add_argument("--exclude", default="", help="leave out pairs with any of these scans")
     parser.add_argument("--limit", type=int, help="at most so many pairs of a group")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "auto"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="a minute: one pair of each group")
     given = vars(parser.parse_args())
-    for name in ("methods", "groups"):
+    for name in ("methods", "groups", "exclude"):
         given[name] = tuple(part for part in given[name].split(",") if part)
     unknown = set(given["methods"]) - set(METHODS)
     if unknown:
@@ -127,7 +129,8 @@ def chosen_pairs(settings: Settings) -> dict[str, list[list[str]]]:
     missing = set(wanted) - set(groups)
     if missing:
         sys.exit(f"{settings.pairs} has no group {', '.join(sorted(missing))}")
-    return {name: groups[name] for name in wanted}
+    left_out = set(settings.exclude)
+    return {name: [pair for pair in groups[name] if not left_out & set(pair)] for name in wanted}
 
 
 def pair_rows(
