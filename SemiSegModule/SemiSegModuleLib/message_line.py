@@ -17,10 +17,14 @@ _LEAST_HEIGHT = 30
 
 
 class MessageLine:
-    """Shows `session.message`; an error stays until the user dismisses it."""
+    """Shows `session.message`; an error stays until the user dismisses it.
 
-    def __init__(self, session: Any) -> None:
-        self._session = session
+    An `echo` stands further down the panel, for who has scrolled away from the top; it is there
+    only while there is a message.
+    """
+
+    def __init__(self, session: Any, *, echo: bool = False) -> None:
+        self._session, self._echo = session, echo
         self.widget = qt.QFrame()
         self.widget.frameShape = qt.QFrame.StyledPanel
         self.iconLabel = qt.QLabel()
@@ -45,6 +49,8 @@ class MessageLine:
         self.iconLabel.setVisible(error)
         self.detailsButton.setVisible(error)
         self.dismissButton.setVisible(bool(text))
+        if self._echo:
+            self.widget.setVisible(bool(text))
         if not error:
             self.detailsButton.checked = False
         self._show_details()

@@ -18,6 +18,8 @@ from SemiSegModuleLib.session import Session
 
 TICK_MS = 100
 _OPEN_AT_START = ("study", "cases", "annotate", "work")
+# Where the panel is longer than the window, its top is out of sight from here.
+_ECHO_IN = "work"
 _NEED_STUDY = ("cases", "structures", "annotate", "work", "export")
 
 
@@ -51,6 +53,7 @@ class Panel:
         self.session.confirm = lambda question: bool(slicer.util.confirmYesNoDisplay(question))
         self.session.open_page = show_file
         self.messageLine = MessageLine(self.session)
+        self.messageEcho = MessageLine(self.session, echo=True)
         layout.addWidget(self.messageLine.widget)
         self.sections: dict[str, Any] = {}
         self.areas: dict[str, Any] = {}
@@ -93,7 +96,7 @@ class Panel:
     def onChanged(self, topics: set[str]) -> None:
         if "study" in topics:
             self._fold()
-        for part in (*self.sections.values(), self.messageLine):
+        for part in (*self.sections.values(), self.messageLine, self.messageEcho):
             try:
                 part.refresh(topics)
             except Exception:
@@ -107,6 +110,8 @@ class Panel:
         area.collapsed = section.name not in _OPEN_AT_START and not wanted
         inside = qt.QVBoxLayout(area)
         set_margins(inside, 3, 6, 3, 6)
+        if section.name == _ECHO_IN:
+            inside.addWidget(self.messageEcho.widget)
         inside.addWidget(section.widget)
         layout.addWidget(area)
         self.sections[section.name], self.areas[section.name] = section, area

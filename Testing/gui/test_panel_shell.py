@@ -314,3 +314,20 @@ def test_a_study_whose_folder_vanishes_is_told_and_the_strokes_stay_in_the_scene
     assert spin(lambda: not session.saving, 10)
     session.reload_study()
     assert len(session.rows()) == 2
+
+
+def test_a_message_is_seen_from_the_work_buttons_too(
+    panel: Callable[..., Any], tmp_path: Path
+) -> None:
+    made = panel()
+    made.session.create_study(tmp_path / "study", "one")
+    made.session.dismiss()
+    echo = made.messageEcho
+    assert echo.widget.isHidden()
+    made.session.say("the scan cannot be read", error=True)
+    made.session.tell()
+    assert not echo.widget.isHidden()
+    assert echo.textLabel.text == "The scan cannot be read"
+    echo.dismissButton.click()
+    assert echo.widget.isHidden()
+    assert not made.session.message_is_error

@@ -115,6 +115,8 @@ class ctkCollapsibleGroupBox(QtWidgets.QGroupBox):  # noqa: N801
             self._hidden_by_us = [c for c in children if not c.isHidden()]
         for child in self._hidden_by_us:
             child.setVisible(not self.collapsed)
+        self.flat = self.collapsed
+        self.setMaximumHeight(self.fontMetrics().height() + 8 if self.collapsed else 16777215)
 
 
 class ctkPathLineEdit(QtWidgets.QWidget):  # noqa: N801
