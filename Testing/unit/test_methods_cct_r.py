@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,7 +84,7 @@ def terms(
             pair.pseudo_dice(logits[a][2:], logits[b][2:].argmax(1)).item() for a, b in pair.PAIR
         ),
         "classes": cct_r.class_contrast(anchors).item(),
-        "places": method.place_contrast(anchors).item(),
+        "places": method.place_contrast(anchors, 3 * 12 ** (1 / 3)).item(),
     }
 
 
@@ -99,6 +100,13 @@ def test_the_loss_is_the_sum_of_its_five_terms(batch: Batch, progress: float) ->
         + 0.1 * (found["classes"] + found["places"])
     )
     assert value(method, batch, progress) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "reach"), [((1.0, 1.0, 1.0), 3.0), ((0.2,) * 3, 2.0), ((10.0, 3.0, 3.0), 8.0)]
+)
+def test_counterparts_lie_within_three_voxels(batch: Batch, spacing: Any, reach: float) -> None:
+    assert cct_r.reach_mm(replace(batch, spacing_mm_zyx=spacing)) == pytest.approx(reach)
 
 
 def test_carried_labels_count_less_and_less(batch: Batch) -> None:
@@ -168,7 +176,7 @@ def test_negatives_are_of_other_classes(batch: Batch) -> None:
         others = [i for i in range(3) if i != label]
         scores = torch.stack([feature[0] @ kept[i] / 0.1 for i in [0, *others]])
         expected = scores.logsumexp(0) - scores[0]
-        assert method.place_contrast(anchor).item() == pytest.approx(expected.item(), abs=1e-5)
+        assert method.place_contrast(anchor, 6.0).item() == pytest.approx(expected.item(), abs=1e-5)
 
 
 def test_the_contrast_reaches_both_networks_and_projectors(batch: Batch) -> None:
@@ -179,7 +187,7 @@ def test_the_contrast_reaches_both_networks_and_projectors(batch: Batch) -> None
         anchors = method._anchors(
             batch, name, found, cct_r.classes_of(human, torch.zeros(4, 3, *SHAPE[1:]), 0)
         )
-        for loss in (cct_r.class_contrast(anchors), method.place_contrast(anchors)):
+        for loss in (cct_r.class_contrast(anchors), method.place_contrast(anchors, 6.0)):
             method.modules.zero_grad()
             loss.backward(retain_graph=True)
             for module in (method.networks[name].down[0], method.modules[f"{name}_projector"]):

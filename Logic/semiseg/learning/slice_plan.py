@@ -36,7 +36,8 @@ class Sizes:
 def choose_dims(config: TrainConfig, native_mm: FloatArray, extent_mm: FloatArray) -> str:
     """What `config.dims` says; "auto" takes slices where scans are few thick ones, else volumes.
 
-    Few: fewer than 16. Thick: at least three times the spacing within.
+    Few: fewer than 16. Thick: at least three times the spacing within. There 2-D networks were
+    far ahead after the same time (Testing/benchmarks/methods.py acdc, --dims 2 and 3).
     """
     if config.dims != "auto":
         return config.dims

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -36,7 +37,7 @@ ANCHORS_PER_CLASS = 64
 NEGATIVES = 500
 BANK_SIZE = 8192
 PROJECTED = 64
-REACH_MM = 6.0
+REACH_VOXELS, REACH_MM = 3.0, (2.0, 8.0)
 SURE = 0.9
 PSEUDO_FROM = 0.075
 
@@ -98,7 +99,8 @@ class RegistrationGuidedTeaching(TeachingPair):
             ]
         )
         self._fresh = anchors.detached()
-        parts.append(CONTRAST_WEIGHT * (class_contrast(anchors) + self.place_contrast(anchors)))
+        contrast = class_contrast(anchors) + self.place_contrast(anchors, reach_mm(batch))
+        parts.append(CONTRAST_WEIGHT * contrast)
         return {"all": torch.stack(parts).sum()}
 
     def after_step(self, progress: float) -> None:  # noqa: ARG002
@@ -107,9 +109,9 @@ class RegistrationGuidedTeaching(TeachingPair):
             self.bank.add(self._fresh)
             self._fresh = None
 
-    def place_contrast(self, anchors: Entries) -> Tensor:
-        """L_r over the anchors whose place was seen in other cases."""
-        positive, found = self.bank.counterparts(anchors.place, anchors.case, REACH_MM)
+    def place_contrast(self, anchors: Entries, reach: float) -> Tensor:
+        """L_r over the anchors whose place was seen in other cases, within `reach` mm."""
+        positive, found = self.bank.counterparts(anchors.place, anchors.case, reach)
         negatives = self.bank.some(NEGATIVES)
         met = anchors.those(found)
         repels = met.label[:, None] != negatives.label
@@ -130,6 +132,12 @@ class RegistrationGuidedTeaching(TeachingPair):
             label=classes.flatten()[at],
             case=numbers[sample],
         )
+
+
+def reach_mm(batch: Batch) -> float:
+    """How far a counterpart may lie: three voxels, but between 2 and 8 mm."""
+    voxel_mm = float(np.prod(batch.spacing_mm_zyx)) ** (1 / 3)
+    return float(np.clip(REACH_VOXELS * voxel_mm, *REACH_MM))
 
 
 def transfer_weight(progress: float) -> float:
