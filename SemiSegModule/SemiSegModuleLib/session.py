@@ -9,11 +9,11 @@ from typing import Any
 import slicer
 from semiseg.errors import SemiSegError
 from semiseg.jobs import Job
-from SemiSegModuleLib.session_study import StudyPart
+from SemiSegModuleLib.session_suggest import SuggestPart
 from SemiSegModuleLib.tasks import JobClass
 
 
-class Session(StudyPart):
+class Session(SuggestPart):
     """The open study, its scene and its jobs.
 
     Call `tick` from one timer, ten times a second. What the user asks for is told back through

@@ -34,6 +34,7 @@ def keys() -> tuple[Key, ...]:
         Key("not_done", "Shift+U", _("Not done: take the mark off this slice")),
         Key("previous", "Shift+Left", _("Go to the nearest done slice on the left of the strip")),
         Key("next", "Shift+Right", _("Go to the nearest done slice on the right of the strip")),
+        Key("next_slice", "Shift+N", _("Go to the slice where drawing pays most, in any case")),
         Key("take_over", "Shift+T", _("Take over this slice's suggestion, to correct it")),
     )
 

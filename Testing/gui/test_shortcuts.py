@@ -65,7 +65,7 @@ def test_keys_are_unique_and_not_slicers_own() -> None:
     from SemiSegModuleLib.shortcuts import keys
 
     ours = [key.sequence for key in keys()]
-    assert len(ours) == len(set(ours)) == 6
+    assert len(ours) == len(set(ours)) == 7
     assert not set(ours) & SLICERS_KEYS
 
 
@@ -76,7 +76,7 @@ def test_every_key_calls_its_action(application: Any, window: Any, pressed: Any)
     shortcuts.enable(on=True)
     for key in keys():
         _type(application, window.view, key.sequence)
-    assert told == ["done", "empty", "not_done", "previous", "next", "take_over"]
+    assert told == ["done", "empty", "not_done", "previous", "next", "next_slice", "take_over"]
 
 
 def test_keys_sleep_until_the_module_is_shown_and_after_it_is_left(

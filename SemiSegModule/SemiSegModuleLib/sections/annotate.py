@@ -36,6 +36,7 @@ class AnnotateSection:
         self.widget = qt.QWidget()
         self.editor = EmbeddedEditor(session.scene)
         session.before_edit = self.editor.save_undo
+        session.choose_structure = self.editor.choose
         self._build()
         self.shortcuts = Shortcuts(slicer.util.mainWindow() or self.widget, self._slots())
         self.refresh(set(_SHOWN_BY))
@@ -57,6 +58,7 @@ class AnnotateSection:
     def close(self) -> None:
         """Give back the editor, its nodes and the keys."""
         self._session.before_edit = lambda: None
+        self._session.choose_structure = lambda _structure: None
         self.shortcuts.close()
         self.strip.close()
         self.editor.close()
@@ -92,6 +94,10 @@ class AnnotateSection:
     def onNext(self, *_args: Any) -> None:
         """Go to the nearest done slice on the right."""
         self._act("next", lambda: self._session.next_done(-self._state.step_left()))
+
+    def onNextSlice(self, *_args: Any) -> None:
+        """Go where drawing pays most."""
+        self._act("next_slice", self._session.next_slice)
 
     def onTakeOver(self, *_args: Any) -> None:
         """Make this slice's suggestion the user's own."""
@@ -131,6 +137,7 @@ class AnnotateSection:
             "not_done": self.onNotDone,
             "previous": self.onPrevious,
             "next": self.onNext,
+            "next_slice": self.onNextSlice,
             "take_over": self.onTakeOver,
         }
 
@@ -146,6 +153,7 @@ class AnnotateSection:
             self._button("done", _("Slice done"), self.onDone),
             self._button("empty", _("Slice empty"), self.onEmpty),
             self._button("not_done", _("Not done"), self.onNotDone),
+            self._button("next_slice", _("Next slice"), self.onNextSlice),
         )
         take = row(
             self._button("take_over", _("Take over slice"), self.onTakeOver),

@@ -27,6 +27,7 @@ def _keys() -> tuple[tuple[str, str], ...]:
         ("Shift+E", _("slice empty")),
         ("Shift+U", _("not done")),
         ("Shift+\u2190, Shift+\u2192", _("previous, next done slice")),
+        ("Shift+N", _("go where drawing pays most")),
         ("Shift+T", _("take over the slice's suggestion")),
         ("\u2190, \u2192", _("previous, next slice (in a slice view)")),
         ("1 \u2013 9", _("take a tool of the editor")),
@@ -44,4 +45,5 @@ def _shapes() -> tuple[tuple[str, tuple[int, int, int], str], ...]:
         ("\u2584", SUGGESTED, _("suggested")),
         ("\u2581", UNTOUCHED, _("untouched")),
         ("\u25a4", PENDING, _("being saved")),
+        ("\u25cf", PENDING, _("worth drawing next")),
     )

@@ -17,7 +17,16 @@ from SemiSegModuleLib.sections.slice_words import (
 )
 from SemiSegModuleLib.sections.strip_layout import StripContent, ends
 
-ACTIONS = ("done", "empty", "not_done", "previous", "next", "take_over", "take_over_case")
+ACTIONS = (
+    "done",
+    "empty",
+    "not_done",
+    "previous",
+    "next",
+    "next_slice",
+    "take_over",
+    "take_over_case",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +102,7 @@ class AnnotateState:
             states=tuple(session.ledger_states()),
             current=index,
             pending=self._pending(),
+            proposed=session.proposed(),
             low=low,
             high=high,
             mirrored=mirrored,
@@ -128,7 +138,7 @@ class AnnotateState:
         self, reason: str, strip: StripContent, content: SliceContent, *, has_suggestion: bool
     ) -> dict[str, str]:
         if reason:
-            return dict.fromkeys(ACTIONS, reason)
+            return dict.fromkeys(ACTIONS, reason) | {"next_slice": self._why_not_next_slice()}
         found = dict.fromkeys(ACTIONS, "")
         found["previous"], found["next"] = self._why_not_go(strip)
         if not has_suggestion:
@@ -138,6 +148,15 @@ class AnnotateState:
             hidden = _("The suggestion is hidden; show it first.")
             found["take_over"] = found["take_over_case"] = hidden
         return found
+
+    def _why_not_next_slice(self) -> str:
+        """A case need not be shown: the slice may be in any."""
+        session = self._session
+        if session.study is None:
+            return _("Make or open a study first.")
+        if not session.protocol().structures:
+            return _("The study has no structure yet.")
+        return ""
 
     def _why_not_here(self, strip: StripContent, content: SliceContent) -> dict[str, str]:
         """Reasons that lie in the shown slice."""

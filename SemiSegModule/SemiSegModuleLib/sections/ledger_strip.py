@@ -98,9 +98,12 @@ class LedgerStrip:
             return ""
         index = index_at(x - self._margin, self.content, self._width())
         pending = index in self.content.pending
-        return _("Slice {index}: {state}. Click to go there.").format(
+        words = _("Slice {index}: {state}. Click to go there.").format(
             index=index, state=state_in_words(self.content.states[index], pending=pending)
         )
+        if index in self.content.proposed:
+            return words + " " + _("Drawing pays here.")
+        return words
 
     def x_of(self, index: int) -> int:
         """The middle of slice `index` in the label's pixels."""
@@ -121,6 +124,7 @@ class LedgerStrip:
             _fill(painter, cell)
         painter.setPen(text)
         self._draw_ticks(painter, width)
+        self._draw_proposed(painter, width)
         if self.content.current is not None:
             self._draw_marker(painter, width, text)
 
@@ -141,6 +145,13 @@ class LedgerStrip:
             painter.drawLine(middle, top, middle, top + _TICK)
             half = metrics.horizontalAdvance(str(index)) // 2
             painter.drawText(middle - half, self.height - metrics.descent(), str(index))
+
+    def _draw_proposed(self, painter: object, width: int) -> None:
+        """A dot in the middle of each slice that is worth drawing."""
+        painter.setBrush(qt.QBrush(qt.QColor(*PENDING)))
+        for index in self.content.proposed:
+            left, right = span_of(index, self.content, width)
+            painter.drawEllipse((left + right) // 2 - 3, _MARKER + _BAND // 2 - 3, 6, 6)
 
     def _draw_marker(self, painter: object, width: int, color: object) -> None:
         """A frame around the shown slice, and a triangle above that is seen at any width."""

@@ -84,6 +84,13 @@ class EmbeddedEditor:
         if self.widget.segmentationNode() is not None:
             self.widget.saveStateForUndo()
 
+    def choose(self, structure: int) -> None:
+        """Draw this structure next, where the case has it."""
+        drawn = self.widget.segmentationNode()
+        if drawn is not None:
+            self._structure = structure
+            self._restore(drawn)
+
     def close(self) -> None:
         """Give back all nodes and the widget."""
         self._scene.RemoveObserver(self._tag)

@@ -23,6 +23,8 @@ _TICK_GAP = 10.0
 class StripContent:
     """What a strip shows: a state per slice, the shown slice, and which are being saved.
 
+    `proposed` are slices where drawing pays most.
+
     `low` and `high` are the patient directions at the left and the right end; with `mirrored`,
     slice 0 lies on the right, so that the strip runs as Slicer's own slice sliders do.
     """
@@ -30,6 +32,7 @@ class StripContent:
     states: tuple[SliceState, ...] = ()
     current: int | None = None
     pending: frozenset[int] = frozenset()
+    proposed: frozenset[int] = frozenset()
     low: str = ""
     high: str = ""
     mirrored: bool = False
