@@ -12,6 +12,9 @@ four fifths of the sorted names are the pool), `acdc` (train, val by patient; bo
 patient are in one split; figures are of val), `abdomen` (ct, mr: both modalities in one study,
 `--labelled` of each; splits as in loop.py).
 
+CCT-R learns from labels that registration carried over: give `--propagate`, to it and to what it
+is compared with. Time to learn is the same with and without; registration is not part of it.
+
     python Testing/benchmarks/methods.py hippocampus --data hippocampus --out runs \\
         --labelled 4 --seeds 3 --minutes 2 --methods supervised,mean_teacher,bcp,dtc
 """
@@ -97,6 +100,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=2.0)
     parser.add_argument("--dims", default="auto", help="2: networks see single slices; 3; auto")
+    parser.add_argument(
+        "--propagate", action="store_true", help="carry labels to the other scans of the pool first"
+    )
+    parser.add_argument(
+        "--registrations",
+        help="a folder that keeps registrations from run to run (cct_r, --propagate)",
+    )
     parser.add_argument("--sparing", action="store_true", help="less work on unlabelled scans")
     parser.add_argument("--steps", type=int, help="end after so many steps instead")
     parser.add_argument("--threads", type=int, default=1, help="per run")
@@ -125,7 +135,9 @@ def measure(run: Run, scans: list[Scan], given: argparse.Namespace) -> dict:
     torch.set_num_threads(given.threads)
     with tempfile.TemporaryDirectory(prefix="semiseg-methods-") as folder:
         study = Path(folder) / "study"
-        result = run_loop(study, loop_cases(run, scans), loop_config(run, given))
+        result = run_loop(
+            study, loop_cases(run, scans), loop_config(run, given), sharing(study, given)
+        )
         model = json.loads(next(study.glob("models/*/model.json")).read_text(encoding="utf-8"))
     dice = {f"{r['case']} {r['structure']}": r["dice"] for r in result.prediction_rows}
     return {
@@ -138,6 +150,20 @@ def measure(run: Run, scans: list[Scan], given: argparse.Namespace) -> dict:
         "seconds": dict(result.seconds),
         "settings": describe(given),
     }
+
+
+def sharing(study: Path, given: argparse.Namespace):
+    """Listens for the stage that registers first, and gives the study the kept registrations."""
+
+    def hear(event) -> None:
+        link = study / "cache" / "registration"
+        if given.registrations and event.message in ("propagate", "train") and not link.exists():
+            kept = Path(given.registrations).resolve()
+            kept.mkdir(parents=True, exist_ok=True)
+            link.parent.mkdir(exist_ok=True)
+            link.symlink_to(kept)
+
+    return hear
 
 
 def labelled_names(run: Run, scans: list[Scan]) -> set[str]:
@@ -171,7 +197,7 @@ def loop_cases(run: Run, scans: list[Scan]) -> list:
 
 
 def loop_config(run: Run, given: argparse.Namespace):
-    from semiseg.config import TrainConfig
+    from semiseg.config import PropagationConfig, TrainConfig
     from semiseg.loop import LoopConfig
     from semiseg.study.protocol import Protocol, common_structure
 
@@ -179,7 +205,8 @@ def loop_config(run: Run, given: argparse.Namespace):
     return LoopConfig(
         name=run.file,
         protocol=Protocol(tuple(common_structure(name, i) for i, name in enumerate(names, 1))),
-        propagation=None,
+        propagation=PropagationConfig() if given.propagate else None,
+        propagate_splits=("train",),
         training=TrainConfig(
             method=run.method,
             minutes=None if given.steps else given.minutes,
@@ -257,7 +284,17 @@ DATA_SETS: dict[str, tuple[Callable[[Path], list[Scan]], tuple[str, ...]]] = {
 
 def require_settings(out: Path, given: argparse.Namespace) -> None:
     """All runs of a folder have the same settings; else the table would compare unlike things."""
-    ours = ("data_set", "minutes", "steps", "dims", "sparing", "device", "threads", "parallel")
+    ours = (
+        "data_set",
+        "minutes",
+        "steps",
+        "dims",
+        "sparing",
+        "propagate",
+        "device",
+        "threads",
+        "parallel",
+    )
     for path in out.glob("*-seed*.json"):
         old = json.loads(path.read_text())["settings"]
         if any(old.get(name) != getattr(given, name) for name in ours):
