@@ -18,7 +18,8 @@ export     {"case", "saved": true, "files", "notes"} when a case's files are wri
            {"warning": "identifiable", "findings" or "cases"} before something that could identify
            somebody is written outside the study; so in phase bundle.
 report     no figures; steps are cases, and one for the page.
-add        {"image", "case"} per image added, {"image", "error"} per image refused.
+scan       {"image", "choices", "gaps", "left_out"} of a DICOM source, as `study add --help` says.
+add        {"image", "case", "notes"} per image added, {"image", "error"} per image refused.
 apply      {"case", "version"} per draft merged, {"case", "error"} per draft refused.
 end        the last event: kind "result" or "error", data as the command's help says.
 """

@@ -6,7 +6,7 @@ import hashlib
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from semiseg.dicom.label_files import read_dicom_label
 from semiseg.dicom.loading import Loaded, load
 from semiseg.dicom.references import Reference
 from semiseg.dicom.series import Volume
-from semiseg.dicom.sources import is_dicom
+from semiseg.dicom.sources import SourceKind, is_dicom
 from semiseg.errors import LabelError, ProtocolError, StudyError
 from semiseg.events import Emit, ignore
 from semiseg.images.grid import Grid
@@ -49,16 +49,19 @@ def add_series(
     volume: Volume,
     choice: SeriesChoice | None = None,
     emit: Emit = ignore,
+    kind: SourceKind | None = None,
 ) -> Case:
     """Take a volume of `dicom.scan` into the study: voxels as NRRD, references in dicom.json.
 
     No name, id or other attribute of the patient is kept, but unique ids, file names and the
-    folder's path. ImageError when it cannot be read; StudyError when it is there already.
+    folder's path. `kind` is that of the scan, by default what `root` is. ImageError when it
+    cannot be read; StudyError when it is there already.
     """
     choice = choice or SeriesChoice()
     loaded = load(root, volume, emit, bridge_gaps=choice.bridge_gaps)
     with study.writing(), tempfile.TemporaryDirectory(dir=study.cache_dir) as folder:
-        _require_new(study, loaded.reference)
+        reference = replace(loaded.reference, source_kind=kind or loaded.reference.source_kind)
+        _require_new(study, reference)
         path = Path(folder) / f"{_series_name(volume)}.nrrd"
         _write(path, loaded)
         bare = _without_reference(study, path)
@@ -71,7 +74,7 @@ def add_series(
             split=choice.split,
             copy=True,
         )
-        keep_reference(study, case.id, loaded.reference)
+        keep_reference(study, case.id, reference)
     return case
 
 

@@ -12,7 +12,7 @@ from semiseg.cli.options import parse_indices, shell_path
 from semiseg.cli.screen import Screen
 from semiseg.config import MODALITIES
 from semiseg.dicom.frames import NOT_DICOM
-from semiseg.dicom.scan import scan
+from semiseg.dicom.scan import scan, scan_files
 from semiseg.dicom.sources import is_dicom
 from semiseg.errors import ImageError, SemiSegError, StudyError, StudyLockedError
 from semiseg.events import Event, Json
@@ -25,14 +25,20 @@ if TYPE_CHECKING:
     from semiseg.study.case import Case
     from semiseg.study.study import Study
 
+_BRIDGE = "--bridge-gaps"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Adding:
-    """How images are added; `series` names the volumes of a DICOM folder, "" those in no doubt."""
+    """How images are added; `series` names the volumes of a DICOM folder, "" those in no doubt.
+
+    `listing` is the one image that is a list of DICOM files, a path per line.
+    """
 
     choice: SeriesChoice
     copy: bool = False
     series: str = ""
+    listing: Path | None = None
 
 
 def add_all(study: Study, images: Sequence[Path], how: Adding, screen: Screen) -> None:
@@ -53,7 +59,8 @@ def add_all(study: Study, images: Sequence[Path], how: Adding, screen: Screen) -
             screen.emit(replace(step, data={"image": str(image), "error": str(error)}))
             continue
         for case in cases:
-            data: dict[str, Json] = {"image": str(image), "case": case.id}
+            notes: list[Json] = [*_remarks(study, case)]
+            data: dict[str, Json] = {"image": str(image), "case": case.id, "notes": notes}
             added.append(data)
             screen.emit(replace(step, data=data))
     if errors and not added:
@@ -63,7 +70,7 @@ def add_all(study: Study, images: Sequence[Path], how: Adding, screen: Screen) -
 
 
 def _add(study: Study, image: Path, how: Adding, screen: Screen) -> list[Case]:
-    if image.is_dir() or image.suffix.lower() == ".zip" or is_dicom(image):
+    if image == how.listing or image.is_dir() or image.suffix.lower() == ".zip" or is_dicom(image):
         return _add_series(study, image, how, screen)
     case = study.add_case(
         image,
@@ -87,7 +94,7 @@ def _add_series(study: Study, folder: Path, how: Adding, screen: Screen) -> list
 
     ImageError when nothing can be added, or when only the user can choose between volumes.
     """
-    found = scan(folder, screen.emit, bridge_gaps=how.choice.bridge_gaps)
+    found = _found(folder, how, screen)
     chosen = _chosen(found, how.series)
     if how.choice.case_id is not None and len(chosen) > 1:
         raise ImageError(
@@ -97,7 +104,7 @@ def _add_series(study: Study, folder: Path, how: Adding, screen: Screen) -> list
     added, refused = [], []
     for volume in chosen:
         try:
-            case = add_series(study, found.root, volume, how.choice, screen.emit)
+            case = add_series(study, found.root, volume, how.choice, screen.emit, found.kind)
         except (ImageError, StudyError) as error:
             if isinstance(error, StudyLockedError) or len(chosen) == 1:
                 raise
@@ -112,32 +119,85 @@ def _add_series(study: Study, folder: Path, how: Adding, screen: Screen) -> list
     return added
 
 
-def _remark(study: Study, case: Case, screen: Screen) -> None:
+def _found(image: Path, how: Adding, screen: Screen) -> Scan:
+    """The volumes of a folder, ZIP file or list; tells programs what needs a choice."""
+    gaps = how.choice.bridge_gaps
+    if image == how.listing:
+        found = scan_files(_listed(image), screen.emit, bridge_gaps=gaps)
+    else:
+        found = scan(image, screen.emit, bridge_gaps=gaps)
+    waiting = () if how.series else [v for v in found.volumes if v.ready and v.siblings > 1]
+    gappy = () if how.series else [v for v in found.volumes if _BRIDGE in v.problem]
+    left: list[Json] = [*_reasons(found)]
+    left += [] if how.series else [_refused(v) for v in found.volumes if v.problem]
+    data: dict[str, Json] = {
+        "image": str(image),
+        "choices": [_row(volume) for volume in waiting],
+        "gaps": [_row(volume) for volume in gappy],
+        "left_out": left,
+    }
+    screen.emit(Event(kind="progress", phase="scan", data=data))
+    return found
+
+
+def _row(volume: Volume) -> Json:
+    return {"number": volume.number, "name": named(volume), "slices": len(volume.frames)}
+
+
+def _listed(listing: Path) -> list[Path]:
+    """The paths in a list; ImageError when it cannot be read."""
+    try:
+        lines = listing.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ImageError(f"the list of files {listing} cannot be read: {error}") from error
+    return [Path(line) for line in lines if line.strip()]
+
+
+def _remarks(study: Study, case: Case) -> list[str]:
     """What was mended on reading, and where tag and grey values disagree on the modality."""
     reference = reference_of(study, case.id)
-    for note in reference.notes if reference else ():
-        screen.say(f"{case.id}: {note}")
-    tag = reference.modality if reference else ""
+    if reference is None:
+        return []
+    notes, tag = list(reference.notes), reference.modality
     if tag in MODALITIES and tag != case.modality and not case.modality_overridden:
-        screen.say(
-            f"{case.id}: the DICOM files say {tag}, but the grey values look like "
-            f"{case.modality}; it was taken for {case.modality} (change it: semiseg study "
-            f"modality {shell_path(study.folder)} {case.id} {tag})"
+        notes.append(
+            f"the DICOM files say {tag}, but the grey values look like {case.modality}; it was "
+            f"taken for {case.modality}"
         )
+    return notes
+
+
+def _remark(study: Study, case: Case, screen: Screen) -> None:
+    for note in _remarks(study, case):
+        change = f"semiseg study modality {shell_path(study.folder)} {case.id} CT|MR"
+        hint = f" (change it: {change})" if note.startswith("the DICOM files say") else ""
+        screen.say(f"{case.id}: {note}{hint}")
 
 
 def _left_out(found: Scan, series: str, screen: Screen) -> None:
-    for reason, count in found.reasons.items():
-        if reason != NOT_DICOM:
-            screen.say(f"left out: {count} {'file' if count == 1 else 'files'}: {reason}")
+    for reason in _reasons(found):
+        screen.say(f"left out: {reason}")
     if series:
         return
     for volume in found.volumes:
         if volume.problem:
-            screen.say(f"left out: series {named(volume)} {volume.problem}")
+            screen.say(f"left out: {_refused(volume)}")
     waiting = _to_choose(found)
     if waiting:
         screen.say(f"left out: {waiting}")
+
+
+def _reasons(found: Scan) -> list[str]:
+    """Why files are in no volume; files that are not DICOM at all need no word."""
+    return [
+        f"{count} {'file' if count == 1 else 'files'}: {reason}"
+        for reason, count in found.reasons.items()
+        if reason != NOT_DICOM
+    ]
+
+
+def _refused(volume: Volume) -> str:
+    return f"series {named(volume)} {volume.problem}"
 
 
 def _chosen(found: Scan, series: str) -> list[Volume]:

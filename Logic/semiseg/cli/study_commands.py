@@ -64,9 +64,11 @@ def add(
     context: typer.Context,
     folder: StudyFolder,
     images: Annotated[
-        list[Path],
-        typer.Argument(metavar="IMAGE...", help="NIfTI, NRRD, MHA; folder or ZIP of DICOM files."),
-    ],
+        list[Path] | None,
+        typer.Argument(
+            metavar="[IMAGE]...", help="NIfTI, NRRD, MHA; folder or ZIP of DICOM files."
+        ),
+    ] = None,
     modality: Annotated[
         str | None, typer.Option(help="CT or MR; guessed from the file if not given.")
     ] = None,
@@ -82,15 +84,21 @@ def add(
     ] = False,
     series: SeriesNumbers = "",
     bridge_gaps: BridgeGaps = False,
+    files: Annotated[
+        Path | None,
+        typer.Option(metavar="LIST", help="Text file with the paths of DICOM files, one a line."),
+    ] = None,
 ) -> None:
     """Add images as cases; the files are pointed to, or copied with --copy.
 
     Of a folder or ZIP file, the DICOM series in it are added, written into the study as one file
     each, without the patient's name; `semiseg dicom scan` lists them with their numbers.
 
-    An image that is refused does not keep the others out. Data of the events: {"case", "image"}
-    of each one added, {"image", "error"} of each one refused; of the last: "added" and
-    "refused", lists of these, and "cases", all ids.
+    An image that is refused does not keep the others out. Data of the events: {"case", "image",
+    "notes"} of each one added, {"image", "error"} of each one refused, {"image", "choices",
+    "gaps", "left_out"} of each DICOM source ("choices": volumes of which one has to say which,
+    "gaps": those that --bridge-gaps would complete, both {"number", "name", "slices"}); of the
+    last: "added" and "refused", lists of these, and "cases", all ids.
 
     \b
     Examples:
@@ -103,7 +111,10 @@ def add(
     from semiseg.study.study import Study
 
     screen = screen_of(context)
-    if case_id is not None and len(images) > 1:
+    every = [*(images or []), *([files] if files else [])]
+    if not every:
+        raise ConfigError("no image is given; name files, folders or a list of files (--files)")
+    if case_id is not None and len(every) > 1:
         raise ConfigError("--case-id names one case; add the images one by one")
     study = Study.open(folder)
     choice = SeriesChoice(
@@ -113,7 +124,8 @@ def add(
         split=cast("Split | None", split),
         bridge_gaps=bridge_gaps,
     )
-    add_all(study, images, Adding(choice=choice, copy=copy, series=series), screen)
+    how = Adding(choice=choice, copy=copy, series=series, listing=files)
+    add_all(study, every, how, screen)
     screen.data(cases=list(study.cases))
     screen.next(f"semiseg annotate {shell_path(folder)} CASE LABEL --done 10,20,30")
 

@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from semiseg.dicom.elements import DAMAGED, number, text
 from semiseg.dicom.makers import stable_uid
 from semiseg.dicom.references import Reference
-from semiseg.dicom.sources import FolderSource, Source, ZipSource, open_source
+from semiseg.dicom.sources import FilesSource, FolderSource, Source, ZipSource, open_source
 from semiseg.errors import ImageError
 
 
@@ -39,6 +39,9 @@ def whole_files(reference: Reference, folder: Path | None = None) -> Iterator[Da
 
 
 def _opened(reference: Reference, folder: Path | None) -> FolderSource | ZipSource:
+    if folder is None and reference.source_kind == "files":
+        # The folder above them all may be a whole disk: only these files are looked at.
+        return FilesSource(Path(reference.source), only=[file.name for file in reference.files])
     try:
         return open_source(folder or Path(reference.source))
     except ImageError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import cast, get_args
 
 from semiseg.dicom.sources import SourceKind
 from semiseg.errors import ImageError, SchemaError
@@ -97,7 +97,7 @@ class Reference:
             raise ValueError("a slice names a file that is not listed")
         return cls(
             source=words("source"),
-            source_kind="zip" if words("source_kind") == "zip" else "folder",
+            source_kind=_kind(words("source_kind")),
             study_uid=words("study_uid"),
             series_uid=words("series_uid"),
             frame_of_reference_uid=words("frame_of_reference_uid"),
@@ -113,3 +113,7 @@ class Reference:
             exact=bool(values["exact"]),
             notes=tuple(str(note) for note in cast("list[str]", values["notes"])),
         )
+
+
+def _kind(word: str) -> SourceKind:
+    return next((kind for kind in get_args(SourceKind) if kind == word), "folder")

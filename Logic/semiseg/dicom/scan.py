@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from semiseg.dicom.elements import quiet
 from semiseg.dicom.frames import Frame, Skipped, read_frames
 from semiseg.dicom.pixels import same_pixels
 from semiseg.dicom.series import Volume, volumes_of
-from semiseg.dicom.sources import Source, open_source
+from semiseg.dicom.sources import Source, SourceKind, files_source, open_source
 from semiseg.events import Emit, Json, Progress, ignore
 
 
@@ -23,6 +23,7 @@ class Scan:
     n_files: int
     volumes: tuple[Volume, ...]
     skipped: tuple[Skipped, ...]
+    kind: SourceKind = "folder"
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -47,16 +48,34 @@ def scan(path: Path, emit: Emit = ignore, *, bridge_gaps: bool = False) -> Scan:
     with single files or series is told in the result.
     """
     with quiet(), open_source(path) as source:
-        names = list(source.names())
-        frames: list[Frame] = []
-        skipped: list[Skipped] = []
-        for found in _read_all(source, names, emit):
-            if isinstance(found, Skipped):
-                skipped.append(found)
-            else:
-                frames += found
-        volumes = volumes_of(frames, same_pixels(source), bridge_gaps=bridge_gaps)
-    return Scan(root=source.root, n_files=len(names), volumes=volumes, skipped=tuple(skipped))
+        return _scan(source, emit, bridge_gaps=bridge_gaps)
+
+
+def scan_files(paths: Sequence[Path], emit: Emit = ignore, *, bridge_gaps: bool = False) -> Scan:
+    """As `scan`, for exactly these files, as a database of DICOM files knows them.
+
+    ImageError when there are none, or they lie on several drives.
+    """
+    with quiet(), files_source(paths) as source:
+        return _scan(source, emit, bridge_gaps=bridge_gaps)
+
+
+def _scan(source: Source, emit: Emit, *, bridge_gaps: bool) -> Scan:
+    names = list(source.names())
+    frames: list[Frame] = []
+    skipped: list[Skipped] = []
+    for found in _read_all(source, names, emit):
+        if isinstance(found, Skipped):
+            skipped.append(found)
+        else:
+            frames += found
+    return Scan(
+        root=source.root,
+        n_files=len(names),
+        volumes=volumes_of(frames, same_pixels(source), bridge_gaps=bridge_gaps),
+        skipped=tuple(skipped),
+        kind=source.kind,
+    )
 
 
 def _read_all(source: Source, names: list[str], emit: Emit) -> Iterator[list[Frame] | Skipped]:

@@ -7,14 +7,14 @@ import os
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import BinaryIO, Literal, Protocol, Self
 
 from semiseg.errors import ImageError
 
-SourceKind = Literal["folder", "zip"]
+SourceKind = Literal["folder", "zip", "files"]
 LARGEST_FILE = 4 * 2**30
 _MOST_MEMBERS = 1_000_000
 _MOST_SWELLING = 1100  # deflate cannot do more; a claim beyond is a forgery
@@ -60,17 +60,17 @@ class _Closing:
 
 
 class FolderSource(_Closing):
-    """All ordinary files below a folder, or the one `only`; links to folders are not followed."""
+    """All ordinary files below a folder, or those in `only`; links to folders are not followed."""
 
     kind: SourceKind = "folder"
 
-    def __init__(self, root: Path, only: str | None = None) -> None:
-        self.root, self._only = root, only
+    def __init__(self, root: Path, only: Sequence[str] = ()) -> None:
+        self.root, self._only = root, tuple(only)
 
     def names(self) -> Iterator[str]:
         """Names in a fixed order."""
-        if self._only is not None:
-            yield self._only
+        if self._only:
+            yield from self._only
             return
         for folder, below, files in os.walk(self.root):
             below.sort()
@@ -105,6 +105,12 @@ class FolderSource(_Closing):
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise ImageError(f"{name} cannot be read: {reason}") from error
+
+
+class FilesSource(FolderSource):
+    """Exactly these files, which may lie in many folders; `root` is the folder above them all."""
+
+    kind: SourceKind = "files"
 
 
 class ZipSource(_Closing):
@@ -178,10 +184,24 @@ def open_source(path: Path) -> FolderSource | ZipSource:
     if path.is_file() and zipfile.is_zipfile(path):
         return ZipSource(path)
     if is_dicom(path):
-        return FolderSource(path.parent, only=path.name)
+        return FolderSource(path.parent, only=(path.name,))
     raise ImageError(
         f"{path} is neither a folder nor a ZIP file; give the folder that holds the series"
     )
+
+
+def files_source(paths: Sequence[Path]) -> FilesSource:
+    """The files at `paths`; ImageError when there are none, or no folder is above them all."""
+    whole = sorted({os.path.abspath(path) for path in paths})  # noqa: PTH100 - keeps links
+    if not whole:
+        raise ImageError("the list of DICOM files is empty; choose a series with images")
+    try:
+        root = Path(os.path.commonpath([os.path.dirname(path) for path in whole]))  # noqa: PTH120
+    except ValueError as error:
+        raise ImageError(
+            "the files of the series lie on several drives; copy them into one folder first"
+        ) from error
+    return FilesSource(root, only=[Path(path).relative_to(root).as_posix() for path in whole])
 
 
 def is_dicom(path: Path) -> bool:
