@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
+import random
 import subprocess
 import sys
 import zipfile
@@ -25,7 +27,7 @@ from semiseg.bundle.source import bundle_scripts
 from semiseg.bundle.writing import BundleWords, export_bundle
 from semiseg.config import PredictConfig, TrainConfig
 from semiseg.data.training_grid import to_training_grid
-from semiseg.errors import SchemaError, StorageError, StudyError
+from semiseg.errors import SchemaError, SemiSegError, StorageError, StudyError
 from semiseg.events import Event
 from semiseg.images.grid import Grid
 from semiseg.images.labels import read_label
@@ -357,6 +359,49 @@ def test_damaged_files_are_refused_with_a_sentence(tmp_path: Path) -> None:
     for name in ("b", "text.zip", "empty.zip", "nowhere"):
         with pytest.raises(StudyError, match="not a bundle that SemiSeg wrote"):
             read_bundle(tmp_path / name)
+
+
+def test_a_flipped_bit_in_the_weights_is_found(tmp_path: Path) -> None:
+    bundle = export_bundle(make_study(tmp_path / "study"), tmp_path / "b")
+    content = bytearray((bundle / layout.WEIGHTS).read_bytes())
+    content[len(content) // 3] ^= 1
+    (bundle / layout.WEIGHTS).write_bytes(content)
+    with pytest.raises(SchemaError, match="weights in b are damaged"):
+        read_bundle(bundle)
+
+
+def _mutated(value: Any, rng: random.Random) -> Any:
+    """`value` with something in it replaced by junk, or left out."""
+    if isinstance(value, dict) and value and rng.random() < 0.9:
+        key = rng.choice(sorted(value))
+        if rng.random() < 0.2:
+            return {name: kept for name, kept in value.items() if name != key}
+        return {**value, key: _mutated(value[key], rng)}
+    if isinstance(value, list) and value and rng.random() < 0.7:
+        at = rng.randrange(len(value))
+        return [*value[:at], _mutated(value[at], rng), *value[at + 1 :]]
+    return rng.choice([None, 0, -1, 1e308, float("nan"), 10**40, "x", "", [], {}, [None], True])
+
+
+def test_mutated_bundles_are_read_or_refused_with_a_sentence(tmp_path: Path) -> None:
+    study = make_study(tmp_path / "study")
+    bundle, packed = (export_bundle(study, tmp_path / name) for name in ("b", "z.zip"))
+    path, weights = bundle / layout.DESCRIPTION, bundle / layout.WEIGHTS
+    good = {target: target.read_bytes() for target in (path, weights, packed)}
+    rng = random.Random(0)
+    for _ in range(100):
+        path.write_text(json.dumps(_mutated(json.loads(good[path]), rng)))
+        with contextlib.suppress(SemiSegError):
+            read_bundle(bundle)
+    path.write_bytes(good[path])
+    for target, source in ((weights, bundle), (packed, packed)):
+        for _ in range(60):
+            content = bytearray(good[target])
+            for _ in range(rng.randint(1, 8)):
+                content[rng.randrange(len(content))] = rng.randrange(256)
+            target.write_bytes(content[: rng.choice([None, rng.randrange(len(content))])])
+            with contextlib.suppress(SemiSegError):
+                read_bundle(source)
 
 
 def test_zip_that_was_cut_or_swells_is_refused(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -26,6 +27,18 @@ from semiseg.study.protocol import Protocol, Structure
 _LARGEST_JSON = 4 * 2**20
 _LARGEST_WEIGHTS = 4 * 2**30
 _BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError)
+_BROKEN_PICKLE = (
+    RuntimeError,
+    ValueError,
+    EOFError,
+    OSError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    struct.error,
+)
 _MOST_NETWORKS = 8
 # A description asks for memory before its weights are compared with it.
 _MOST_LEVELS, _MOST_CHANNELS, _MOST_CONVOLUTIONS = 8, 2048, 8
@@ -147,7 +160,8 @@ def _object(content: bytes, path: Path) -> Mapping[str, Json]:
 
 
 def _tensors(content: bytes, path: Path) -> Mapping[str, Tensor]:
-    if not zipfile.is_zipfile(io.BytesIO(content)):  # how torch has written since 1.6
+    # torch has written ZIP files since 1.6, and does not look at their checksums itself.
+    if not _sound_zip(content):
         raise SchemaError(f"the weights in {path.name} are damaged, or of a kind that is not read")
     try:
         found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -156,7 +170,7 @@ def _tensors(content: bytes, path: Path) -> Mapping[str, Tensor]:
             f"the weights in {path.name} hold more than tensors, and reading that could run "
             "foreign code; it is refused. Ask for a bundle with a plain state_dict"
         ) from error
-    except (RuntimeError, ValueError, EOFError, OSError, LookupError, TypeError) as error:
+    except _BROKEN_PICKLE as error:
         raise SchemaError(f"the weights in {path.name} are damaged; get it anew") from error
     tensors = isinstance(found, Mapping) and all(isinstance(t, Tensor) for t in found.values())
     if not tensors:
@@ -164,11 +178,20 @@ def _tensors(content: bytes, path: Path) -> Mapping[str, Tensor]:
     return {str(name): tensor for name, tensor in found.items()}
 
 
+def _sound_zip(content: bytes) -> bool:
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return archive.testzip() is None
+    except (*_BROKEN_ZIP, ValueError, struct.error):
+        return False
+
+
 def _by_network(
     tensors: Mapping[str, Tensor], spec: NetworkSpec, n_networks: int, path: Path
 ) -> tuple[Mapping[str, Tensor], ...]:
     """The state of each network; SchemaError unless it is just that of `spec`."""
-    expected = build_network(spec).state_dict()
+    with torch.device("meta"):  # shapes alone: what a foreign file says must not take memory
+        expected = build_network(spec).state_dict()
     names = {f"networks.{i}.{name}": (i, name) for i in range(n_networks) for name in expected}
     parts: list[dict[str, Tensor]] = [{} for _ in range(n_networks)]
     if set(names) != set(tensors):
