@@ -4,7 +4,7 @@
 logits of one window, the share of voxels with the same label (without SemiSeg's clean-up), and
 seconds of either. Nothing is trained here.
 
-    semiseg demo --folder demo && python Testing/benchmarks/bundle.py --data demo/study
+    semiseg demo --folder demo && python Testing/benchmarks/bundle.py --data demo
 """
 
 from __future__ import annotations
