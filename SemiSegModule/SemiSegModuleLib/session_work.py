@@ -57,16 +57,19 @@ class WorkPart(CasePart):
         *,
         overwrite: bool = False,
         identity: str = "ask",
+        space: str = "LPS",
     ) -> None:
         """Write segmentations of `case_ids` (all if none) into `folder`.
 
-        `identity`: whether DICOM files "keep" the patient's, or it is to "remove".
+        `identity`: whether DICOM files "keep" the patient's, or it is to "remove"; `space`: the
+        axes of mesh files.
         """
         if not formats:
             raise StudyError(_("No format is chosen. Tick at least one."))
         options = ["--what", what, *(part for name in formats for part in ("--format", name))]
         options += ["--overwrite"] if overwrite else []
         options += ["--identity", identity] if identity != "ask" else []
+        options += ["--space", space] if space != "LPS" else []
         self._begin("export", ("export", "STUDY", str(folder), *case_ids, *options))
 
     @told

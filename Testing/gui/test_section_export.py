@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 import pytest
 
-from semiseg.config import ExportFormat, ExportWhat, Identity
+from semiseg.config import ExportFormat, ExportWhat, Identity, MeshSpace
 
 
 class FakeSession:
@@ -36,8 +36,9 @@ class FakeSession:
             return "Choose a case in the table first"
         return self.reason
 
-    def export(self, *values: Any, overwrite: bool, identity: str) -> None:
+    def export(self, *values: Any, overwrite: bool, identity: str, space: str) -> None:
         self.told.append(("export", *values, overwrite, identity))
+        self.space = space
         self.task = SimpleNamespace(kind="export", step=0, total=0, cancelling=False)
 
     def report(self) -> None:
@@ -101,10 +102,11 @@ def test_every_format_of_the_engine_has_a_box_in_words(fake: FakeSession, sectio
 
 def test_other_choices_are_those_of_the_engine(application: Any) -> None:
     import semiseg.export
-    from SemiSegModuleLib.sections.export_formats import identities, kinds
+    from SemiSegModuleLib.sections.export_formats import identities, kinds, spaces
 
     assert tuple(choice.name for choice in kinds()) == get_args(ExportWhat)
     assert tuple(choice.name for choice in identities()) == get_args(Identity)
+    assert tuple(choice.name for choice in spaces()) == get_args(MeshSpace)
     assert get_args(semiseg.export.Format) == get_args(ExportFormat)
     assert get_args(semiseg.export.What) == get_args(ExportWhat)
 
@@ -145,6 +147,20 @@ def test_dicom_asks_what_becomes_of_the_patients_name(fake: FakeSession, section
     shown.formatBoxes["dicom-seg"].checked = False
     shown.exportButton.click()
     assert fake.told[1][-1] == "ask"
+
+
+def test_mesh_axes_are_asked_for_where_meshes_are_written(fake: FakeSession, section: Any) -> None:
+    shown = section(fake)
+    assert shown.spaceCombo.visible is False
+    shown.formatBoxes["stl"].checked = True
+    assert shown.spaceCombo.visible is True
+    shown.exportButton.click()
+    assert fake.space == "LPS"
+    fake.end("wrote 2 files")
+    shown.refresh({"task"})
+    shown.spaceCombo.setCurrentIndex(1)
+    shown.exportButton.click()
+    assert fake.space == "RAS"
 
 
 def test_choices_are_handed_over(fake: FakeSession, section: Any, tmp_path: Path) -> None:

@@ -11,7 +11,15 @@ import qt
 from slicer.i18n import tr as _
 
 from SemiSegModuleLib.qt_helpers import button, column, label, row
-from SemiSegModuleLib.sections.export_formats import DICOM, TABLE, formats, identities, kinds
+from SemiSegModuleLib.sections.export_formats import (
+    DICOM,
+    MESHES,
+    TABLE,
+    formats,
+    identities,
+    kinds,
+    spaces,
+)
 
 _TOPICS = {"study", "cases", "case", "task"}
 _SCOPES = ("all", "case", "chosen")
@@ -65,6 +73,7 @@ class ExportSection:
             kinds()[self.whatCombo.currentIndex].name,
             overwrite=bool(self.overwriteCheckBox.checked),
             identity=self.identity(),
+            space=self.space(),
         )
 
     def onReport(self, *_args: Any) -> None:
@@ -97,6 +106,10 @@ class ExportSection:
             return "ask"
         return identities()[self.identityCombo.currentIndex].name
 
+    def space(self) -> str:
+        """The axes of mesh coordinates."""
+        return spaces()[self.spaceCombo.currentIndex].name
+
     def case_ids(self) -> list[str]:
         """The cases to export; none stands for all."""
         session, scope = self._session, _SCOPES[self.casesCombo.currentIndex]
@@ -116,6 +129,10 @@ class ExportSection:
         self.identityCombo.toolTip = _(
             "DICOM files carry the patient's name, id and birth date, which the archive needs and "
             "nobody else may see"
+        )
+        self.spaceCombo = self._combo([choice.title for choice in spaces()])
+        self.spaceCombo.toolTip = _(
+            "The direction of the axes of mesh files; Slicer reads both, since the files say which"
         )
         self.folderEdit = ctk.ctkPathLineEdit()
         self.folderEdit.filters = ctk.ctkPathLineEdit.Dirs
@@ -146,8 +163,10 @@ class ExportSection:
             form.addRow(_("Formats") if number == 0 else "", box)
         form.addRow("", self.tableLabel)
         form.addRow(_("Patient"), self.identityCombo)
+        form.addRow(_("Mesh axes"), self.spaceCombo)
         form.addRow(_("Folder"), self.folderEdit)
         self._identity_label = form.labelForField(self.identityCombo)
+        self._space_label = form.labelForField(self.spaceCombo)
         return form
 
     def _combo(self, texts: list[str]) -> Any:
@@ -194,6 +213,8 @@ class ExportSection:
             made.toolTip = "\n".join(part for part in (tool_tip, reason) if part)
         dicom = bool(DICOM & set(self.ticked()))
         self.identityCombo.visible = self._identity_label.visible = dicom
+        meshes = bool(MESHES & set(self.ticked()))
+        self.spaceCombo.visible = self._space_label.visible = meshes
         self._show_line()
 
     def _why_not_export(self) -> str:

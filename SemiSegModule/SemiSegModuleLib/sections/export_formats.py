@@ -7,10 +7,11 @@ from typing import get_args
 
 from slicer.i18n import tr as _
 
-from semiseg.config import DicomFormat
+from semiseg.config import DicomFormat, MeshFormat
 
 TABLE = "csv"  # written with every export, so it has no box
 DICOM = frozenset(get_args(DicomFormat))
+MESHES = frozenset(get_args(MeshFormat))
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,14 @@ def formats() -> tuple[Choice, ...]:
             _("DICOM contours (RTSTRUCT)"),
             _("Contours for treatment planning; scans that came from DICOM only"),
         ),
+    )
+
+
+def spaces() -> tuple[Choice, ...]:
+    """The axes of mesh coordinates; the first is what Slicer writes and expects."""
+    return (
+        Choice("LPS", _("LPS (left, back, up): as Slicer")),
+        Choice("RAS", _("RAS (right, front, up)")),
     )
 
 
