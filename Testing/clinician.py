@@ -6,6 +6,7 @@ for the hand. Runs in the stand-in and in the real Slicer.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,29 @@ import slicer
 from host.strokes import stroke, voxels_of
 
 Spin = Callable[..., bool]
-AXIAL = 0
+OWN_WORK = "the test itself"
 
 
 class Clinician:
-    """Hands on `panel`; `spin(condition, seconds)` lets the event loop run until it holds."""
+    """Hands on `panel`; `spin(condition, seconds)` lets the event loop run until it holds.
 
-    def __init__(self, panel: Any, spin: Spin) -> None:
+    `watchdog` (host.watchdog) is told what may take its time: loading a volume, and what the test
+    itself does between two clicks.
+    """
+
+    def __init__(self, panel: Any, spin: Spin, watchdog: Any = None) -> None:
         self.panel, self.session, self._spin = panel, panel.session, spin
+        self.watchdog = watchdog
         self.study, self.cases = panel.sections["study"], panel.sections["cases"]
         self.structures, self.annotate = panel.sections["structures"], panel.sections["annotate"]
         self.work, self.export = panel.sections["work"], panel.sections["export"]
+
+    def allowed(self, reason: str) -> contextlib.AbstractContextManager[None]:
+        """What happens inside may take its time, for a named reason."""
+        if self.watchdog is None:
+            return contextlib.nullcontext()
+        found: contextlib.AbstractContextManager[None] = self.watchdog.allowed(reason)
+        return found
 
     def wait(self, condition: Callable[[], Any], seconds: float = 30.0, what: str = "") -> None:
         """Let time pass until `condition` holds; AssertionError tells what was waited for."""
@@ -68,6 +81,8 @@ class Clinician:
         with mock.patch("qt.QFileDialog.getOpenFileNames", return_value=chosen):
             self.click(self.cases.addFilesButton)
         self.wait(lambda: len(self.session.rows()) == before + len(chosen), what="the scans")
+        with self.allowed("loading a volume"):  # the first one is shown by itself
+            self.wait(lambda: self.session.current is not None, what="the first scan")
 
     def add_structures(self, names: Iterable[str]) -> None:
         """Type each name and press Add."""
@@ -79,7 +94,8 @@ class Clinician:
         """Choose the case in the table and press Show."""
         self.cases.table.select([case_id])
         if self.session.current != case_id:
-            self.click(self.cases.showButton)
+            with self.allowed("loading a volume"):
+                self.click(self.cases.showButton)
         self.wait(lambda: self.session.current == case_id, what=case_id)
 
     def nodes(self) -> Any:
@@ -95,11 +111,12 @@ class Clinician:
         """Paint the structures of `truth` (z, y, x) in the shown axial slice, as with a brush."""
         nodes = self.nodes()
         for value, segment_id in segments.items():
-            voxels = np.zeros(truth.shape, bool)
-            voxels[index] = truth[index] == value
-            if voxels.any():
-                editor = self.annotate.editor.widget
-                stroke(nodes.drawn, segment_id, nodes.volume, voxels, editor=editor)
+            with self.allowed(OWN_WORK):
+                voxels = np.zeros(truth.shape, bool)
+                voxels[index] = truth[index] == value
+                if voxels.any():
+                    editor = self.annotate.editor.widget
+                    stroke(nodes.drawn, segment_id, nodes.volume, voxels, editor=editor)
 
     def annotate_slices(self, truth: NDArray[np.integer], indices: Iterable[int]) -> None:
         """Draw and press Slice done on each of `indices`."""
@@ -128,13 +145,15 @@ class Clinician:
 
     def drawn(self) -> NDArray[np.uint16]:
         """The drawn map (z, y, x) of the shown case."""
-        return self._map(self.nodes().drawn)
+        with self.allowed(OWN_WORK):
+            return self._map(self.nodes().drawn)
 
     def suggested(self) -> NDArray[np.uint16]:
         """The suggestion (z, y, x) of the shown case; zeros when there is none."""
         node = self.nodes().suggestion
         shape = slicer.util.arrayFromVolume(self.nodes().volume).shape
-        return np.zeros(shape, np.uint16) if node is None else self._map(node)
+        with self.allowed(OWN_WORK):
+            return np.zeros(shape, np.uint16) if node is None else self._map(node)
 
     def _map(self, node: Any) -> NDArray[np.uint16]:
         volume = self.nodes().volume
