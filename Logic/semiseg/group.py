@@ -13,6 +13,9 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, distributed
 
+from semiseg.config import Device
+from semiseg.errors import DeviceError
+
 T = TypeVar("T")
 
 
@@ -69,17 +72,24 @@ class Joined(Group):
 
 
 @contextlib.contextmanager
-def joined(size: int, local_rank: int) -> Iterator[Group]:
+def joined(size: int, local_rank: int, device: Device = "auto") -> Iterator[Group]:
     """The group that `torchrun` started `size` processes for, each with a GPU of its own.
 
-    The address comes from torchrun's environment. Alone where `size` is 1.
+    The address comes from torchrun's environment. Alone where `size` is 1. DeviceError where
+    there are fewer GPUs than processes.
     """
     if size == 1:
         yield ALONE
         return
-    on_gpus = torch.cuda.is_available()
+    on_gpus = device != "cpu" and torch.cuda.is_available()
     if on_gpus:
-        torch.cuda.set_device(local_rank % torch.cuda.device_count())
+        n_gpus = torch.cuda.device_count()
+        if local_rank >= n_gpus:
+            raise DeviceError(
+                f"torchrun started process {local_rank + 1} of this machine, which has {n_gpus} "
+                "GPUs; give --nproc-per-node that number, or train with --device cpu"
+            )
+        torch.cuda.set_device(local_rank)
     distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo")
     try:
         yield Joined()

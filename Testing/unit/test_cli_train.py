@@ -68,7 +68,7 @@ def test_a_later_process_of_torchrun_keeps_quiet(
     seen: list[tuple[int, int]] = []
 
     @contextlib.contextmanager
-    def joined(size: int, local_rank: int):  # type: ignore[no-untyped-def]
+    def joined(size: int, local_rank: int, device: str):  # type: ignore[no-untyped-def]
         seen.append((size, local_rank))
         yield ALONE
 

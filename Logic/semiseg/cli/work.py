@@ -175,7 +175,7 @@ def train(
     from semiseg.group import joined
     from semiseg.trainer import train as run
 
-    with joined(size, local_rank) as group:
+    with joined(size, local_rank, config.device) as group:
         model_id = run(study, config, screen.emit, resume=not fresh, group=group)
     screen.data(model=model_id)
     screen.say(f"made model {model_id} in {folder}")
