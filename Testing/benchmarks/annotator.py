@@ -1,0 +1,413 @@
+"""Simulated clinicians: Dice on test scans against slices and minutes of drawing, by strategy.
+
+A clinician draws the true contours of all structures on one axial slice after the other and pays
+for it: seconds per slice, for the contours' true length at a drawing speed, and for opening
+another scan. After every `--per-round` slices the study propagates, learns and segments, and the
+test scans are scored; they choose nothing. Strategies:
+
+- `ours`: the slices that `semiseg suggest` names, in its order; no peeking at any label.
+- `uniform`: scans by turn, in each the slices evenly over the extent of the structures.
+- `random`: any slice of any scan that has a structure.
+- `case_random`, `case_epistemic`: as MONAI Label does, whole scans: a random one, or the one whose
+  segmentation is most uncertain on average (the first at random); all slices with a structure.
+
+All but ours know from the true label where the structures are, as somebody who scrolls through
+the scan does; slices without any structure cost ours the same as others.
+
+Each run (strategy, seed) keeps its study and its figures in `--out` and goes on where it was
+broken off. The table gives the mean over seeds at each number of slices, and the slices and
+minutes after which the mean Dice reaches `--goal`. Data sets as in methods.py; `phantom` needs no
+data; `--quick` is a small phantom run (at most three minutes on one core).
+
+    python Testing/benchmarks/annotator.py abdomen --data abdomen --out runs --seeds 5 \\
+        --rounds 8 --per-round 5 --minutes 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from methods import DATA_SETS, Scan
+
+PLANE = "axial"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What drawing costs; the defaults of `SuggestConfig`, so that the ranking knows the prices."""
+
+    slice_s: float = 10.0
+    case_s: float = 20.0
+    mm_per_s: float = 8.0
+
+
+def main() -> int:
+    given = parse()
+    os.environ["OMP_NUM_THREADS"] = str(given.threads)
+    import torch
+
+    torch.set_num_threads(given.threads)
+    out = Path(given.out)
+    out.mkdir(parents=True, exist_ok=True)
+    if given.data_set == "phantom":
+        scans, names = phantoms(out / "phantoms"), ("liver", "spleen")
+    else:
+        reader, names = DATA_SETS[given.data_set]
+        scans = reader(Path(given.data))
+    for seed in range(given.seeds):
+        for strategy in given.strategies.split(","):
+            Clinician(strategy, seed, scans, names, given).work()
+    print(table(out, given))
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data_set", nargs="?", choices=(*DATA_SETS, "phantom"), default="phantom")
+    parser.add_argument("--data", help="the data set's folder")
+    parser.add_argument("--out", required=True, help="folder for figures and studies")
+    parser.add_argument("--strategies", default="ours,uniform,random,case_random,case_epistemic")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--per-round", type=int, default=5, help="slices before learning again")
+    parser.add_argument("--pool", type=int, help="so many scans to draw in; all if none")
+    parser.add_argument("--minutes", type=float, default=2.0, help="of learning per round")
+    parser.add_argument("--steps", type=int, help="end learning after so many steps instead")
+    parser.add_argument("--no-propagation", action="store_true")
+    parser.add_argument("--goal", type=float, default=0.85)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--quick", action="store_true", help="does it run at all?")
+    given = parser.parse_args()
+    if given.quick:
+        given.data_set, given.seeds, given.rounds, given.per_round = "phantom", 1, 2, 3
+        given.steps, given.strategies, given.device = 30, "ours,uniform,random", "cpu"
+    if given.data_set != "phantom" and given.data is None:
+        parser.error("--data is needed")
+    return given
+
+
+class Clinician:
+    """One strategy with one seed, at work in a study of its own."""
+
+    def __init__(
+        self,
+        strategy: str,
+        seed: int,
+        scans: list[Scan],
+        names: tuple[str, ...],
+        given: argparse.Namespace,
+    ) -> None:
+        self.strategy, self.seed, self.given = strategy, seed, given
+        self.file = Path(given.out) / f"{strategy}-seed{seed}.json"
+        self.rows: list[dict] = []
+        if self.file.exists():
+            self.rows = json.loads(self.file.read_text(encoding="utf-8"))["rows"]
+        self.cost, self.minutes = Cost(), 0.0
+        self.at: str | None = None
+        rng = np.random.default_rng((seed, 11))
+        pool = [scan for scan in scans if scan.pool]
+        chosen = rng.permutation(len(pool))[: given.pool or len(pool)]
+        self.pool = [pool[k] for k in sorted(chosen)]
+        self.test = [scan for scan in scans if not scan.pool]
+        self.study = self._study(names)
+        self.truth: dict[str, np.ndarray] = {}
+
+    def work(self) -> None:
+        """Rounds until enough are done; each is kept once it is scored."""
+        if self.rows:
+            self.minutes, self.at = self.rows[-1]["minutes"], self.rows[-1]["at"]
+        for number in range(len(self.rows), self.given.rounds):
+            start = time.monotonic()
+            rng = np.random.default_rng((self.seed, number, 7))
+            drawn = 0
+            for case_id, index in self._choices(number, rng):
+                self._draw(case_id, index)
+                drawn += 1
+            model = self._learn(number)
+            dice = self._score(model)
+            self.rows.append(
+                {
+                    "round": number,
+                    "slices": self._count(),
+                    "minutes": round(self.minutes, 3),
+                    "cases": len(self._touched()),
+                    "dice": dice,
+                    "at": self.at,
+                    "drawn": drawn,
+                    "seconds": round(time.monotonic() - start, 1),
+                }
+            )
+            self._save()
+            last = self.rows[-1]
+            say(
+                f"{self.file.stem} round {number}: {last['slices']} slices, "
+                f"{last['minutes']:.1f} min, Dice {mean(dice):.3f} ({last['seconds']} s)"
+            )
+
+    def _study(self, names: tuple[str, ...]):
+        from semiseg.study.protocol import Protocol, common_structure
+        from semiseg.study.study import Study
+
+        folder = Path(self.given.out) / "studies" / self.file.stem
+        if (folder / "study.json").exists():
+            return Study.open(folder)
+        structures = tuple(common_structure(name, i) for i, name in enumerate(names, 1))
+        study = Study.create(folder, name=self.file.stem, protocol=Protocol(structures))
+        for scan in (*self.pool, *self.test):
+            study.add_case(
+                scan.image,
+                case_id=scan.name,
+                patient=scan.patient,
+                modality=scan.modality,  # type: ignore[arg-type]
+                split="train" if scan.pool else "test",
+            )
+        return study
+
+    def _choices(self, number: int, rng: np.random.Generator) -> Iterator[tuple[str, int]]:
+        return getattr(self, f"_by_{self.strategy}")(number, rng)
+
+    def _by_ours(self, _number: int, _rng: np.random.Generator) -> Iterator[tuple[str, int]]:
+        from semiseg.suggestion.ranking import SuggestConfig, suggest
+
+        config = SuggestConfig(n=self.given.per_round, planes=(PLANE,), at=self.at)
+        return iter([(one.case_id, one.index) for one in suggest(self.study, config)])
+
+    def _by_uniform(self, number: int, _rng: np.random.Generator) -> Iterator[tuple[str, int]]:
+        case_id = self.pool[number % len(self.pool)].name
+        slices = self._with_structures(case_id)
+        turn = number // len(self.pool)
+        places = (np.arange(self.given.per_round) + (0.5 + 0.37 * turn) % 1) / self.given.per_round
+        found = dict.fromkeys(int(slices[int(p * len(slices))]) for p in places)
+        return ((case_id, index) for index in found)
+
+    def _by_random(self, _number: int, rng: np.random.Generator) -> Iterator[tuple[str, int]]:
+        free = [(s.name, int(i)) for s in self.pool for i in self._with_structures(s.name)]
+        done = {(case, i) for case in self._touched() for i in self._done(case)}
+        free = [place for place in free if place not in done]
+        chosen = rng.permutation(len(free))[: self.given.per_round]
+        return (free[k] for k in sorted(chosen))
+
+    def _by_case_random(self, _number: int, rng: np.random.Generator) -> Iterator[tuple[str, int]]:
+        free = sorted({scan.name for scan in self.pool} - self._touched())
+        if not free:
+            return iter(())
+        case_id = free[int(rng.integers(len(free)))]
+        return ((case_id, int(index)) for index in self._with_structures(case_id))
+
+    def _by_case_epistemic(
+        self, number: int, rng: np.random.Generator
+    ) -> Iterator[tuple[str, int]]:
+        doubts = {}
+        for scan in self.pool:
+            versions = self.study.prediction_versions(scan.name)
+            if scan.name not in self._touched() and versions:
+                info = self.study.prediction_info(scan.name, versions[-1]).info
+                doubts[scan.name] = float(info.get("uncertainty") or 0.0)
+        if not doubts:
+            return self._by_case_random(number, rng)
+        case_id = max(sorted(doubts), key=lambda name: doubts[name])
+        return ((case_id, int(index)) for index in self._with_structures(case_id))
+
+    def _draw(self, case_id: str, index: int) -> None:
+        """Draw the truth on one slice, and pay."""
+        truth = self._truth(case_id)
+        drawn = self.study.human_map(case_id).array
+        drawn[index] = truth[index]
+        self.study.annotate(case_id, drawn, plane=PLANE, indices=[index], author="simulated")
+        seconds = self.cost.slice_s + self._contour_mm(case_id, index) / self.cost.mm_per_s
+        seconds += 0.0 if case_id == self.at else self.cost.case_s
+        self.minutes += seconds / 60
+        self.at = case_id
+
+    def _contour_mm(self, case_id: str, index: int) -> float:
+        """True length of all contours in a slice: their pixels' sides, less what stairs add."""
+        label = self._truth(case_id)[index]
+        _z, y, x = self.study.cases[case_id].grid.spacing_mm_zyx
+        total = 0.0
+        for structure in self.study.protocol.ids:
+            mask = np.pad(label == structure, 1)
+            total += float(np.count_nonzero(mask[1:] != mask[:-1]) * x)
+            total += float(np.count_nonzero(mask[:, 1:] != mask[:, :-1]) * y)
+        return total * np.pi / 4
+
+    def _learn(self, number: int) -> int:
+        from semiseg.config import PredictConfig, PropagationConfig, TrainConfig
+        from semiseg.inference import predict
+        from semiseg.propagation import propagate
+        from semiseg.trainer import train
+
+        pool = [scan.name for scan in self.pool]
+        if not self.given.no_propagation:
+            propagate(self.study, PropagationConfig(), case_ids=pool)
+        config = TrainConfig(
+            minutes=None if self.given.steps else self.given.minutes,
+            steps=self.given.steps,
+            seed=self.seed * 1000 + number,
+            device=self.given.device,
+            validation="none",
+        )
+        model = train(self.study, config)
+        predict(self.study, model, None, PredictConfig(device=self.given.device))
+        return model
+
+    def _score(self, _model: int) -> dict[str, float]:
+        """Mean Dice over structures per test scan."""
+        from semiseg.metrics import score
+
+        found = {}
+        for scan in self.test:
+            grid = self.study.cases[scan.name].grid
+            prediction = self.study.prediction(scan.name)
+            ids = self.study.protocol.ids
+            scores = score(prediction.array, self._truth(scan.name), ids, grid.spacing_mm_zyx)
+            found[scan.name] = mean({s.id: s.dice for s in scores if s.dice == s.dice})
+        return found
+
+    def _truth(self, case_id: str) -> np.ndarray:
+        from semiseg.images.labels import read_label
+        from semiseg.importing import to_protocol
+
+        if case_id not in self.truth:
+            scan = next(s for s in (*self.pool, *self.test) if s.name == case_id)
+            grid = self.study.cases[case_id].grid
+            self.truth[case_id] = to_protocol(read_label(scan.label), self.study.protocol, grid)
+        return self.truth[case_id]
+
+    def _with_structures(self, case_id: str) -> np.ndarray:
+        return np.flatnonzero(self._truth(case_id).any(axis=(1, 2)))
+
+    def _done(self, case_id: str) -> tuple[int, ...]:
+        return self.study.ledger(case_id).done(PLANE, self.study.protocol.ids[0])
+
+    def _touched(self) -> set[str]:
+        return {scan.name for scan in self.pool if self._done(scan.name)}
+
+    def _count(self) -> int:
+        return sum(len(self._done(scan.name)) for scan in self.pool)
+
+    def _save(self) -> None:
+        body = {"settings": describe(self.given), "strategy": self.strategy, "seed": self.seed}
+        temporary = self.file.with_suffix(".part")
+        temporary.write_text(json.dumps(body | {"rows": self.rows}, indent=1), encoding="utf-8")
+        temporary.replace(self.file)
+
+
+def phantoms(folder: Path, count: int = 6) -> list[Scan]:
+    """Torsos with two organs of varying place and size; the last third are tests."""
+    from semiseg.images.grid import Grid
+    from semiseg.images.labels import Segment, write_label
+    from semiseg.images.reading import write_image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    grid = Grid(size_xyz=(32, 32, 24), spacing_mm_xyz=(6.0, 6.0, 8.0))
+    segments = tuple(
+        Segment(id=i, name=name, color=(200, 80 * i, 60))
+        for i, name in ((1, "liver"), (2, "spleen"))
+    )
+    found = []
+    for number in range(count):
+        image, label = phantom(number, grid.shape_zyx)
+        path = folder / f"p{number}_image.nii.gz"
+        truth = folder / f"p{number}_label.nii.gz"
+        if not truth.exists():
+            write_image(path, image, grid)
+            write_label(truth, label, grid, segments)
+        name = f"p{number}"
+        found.append(
+            Scan(
+                name=name,
+                patient=name,
+                modality="CT",
+                image=path,
+                label=truth,
+                pool=number < count * 2 // 3,
+            )
+        )
+    return found
+
+
+def phantom(seed: int, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    places = np.indices(shape, dtype=np.float32)
+
+    def ball(center: tuple[float, ...], radii: tuple[float, ...]) -> np.ndarray:
+        moved = np.asarray(center) + rng.uniform(-1.5, 1.5, 3)
+        sized = np.asarray(radii) * rng.uniform(0.85, 1.15, 3)
+        return sum(((places[k] - moved[k]) / sized[k]) ** 2 for k in range(3)) <= 1
+
+    body = ball((12, 16, 16), (13, 12, 14))
+    liver, spleen = ball((13, 14, 10), (6, 6, 5)), ball((11, 18, 23), (4, 4, 3))
+    label = np.where(liver, 1, np.where(spleen, 2, 0)).astype(np.uint16)
+    image = np.select([liver, spleen, body], [110.0, 60.0, 0.0], -1000.0)
+    return (image + rng.normal(0, 12, shape)).astype(np.float32), label
+
+
+def table(out: Path, given: argparse.Namespace) -> str:
+    """A row per strategy and round, and when the goal was reached."""
+    runs = [json.loads(path.read_text()) for path in sorted(out.glob("*-seed*.json"))]
+    lines = ["| strategy | round | slices | minutes | scans | Dice | seeds |", "|---" * 7 + "|"]
+    ends = [f"\n| strategy | slices to Dice {given.goal} | minutes | seeds that reach it |"]
+    ends.append("|---" * 4 + "|")
+    for strategy in given.strategies.split(","):
+        mine = [run for run in runs if run["strategy"] == strategy]
+        for number in range(max((len(run["rows"]) for run in mine), default=0)):
+            rows = [run["rows"][number] for run in mine if len(run["rows"]) > number]
+            figures = [over(rows, lambda r, key=key: r[key]) for key in ("slices", "minutes")]
+            scans, dice = over(rows, lambda r: r["cases"]), over(rows, lambda r: mean(r["dice"]))
+            cells = [strategy, str(number), *(f"{v:.1f}" for v in figures), f"{scans:.1f}"]
+            lines.append("| " + " | ".join([*cells, f"{dice:.3f}", str(len(rows))]) + " |")
+        reached = [row for row in (first_at(r["rows"], given.goal) for r in mine) if row]
+        costs = [f"{over(reached, lambda r, k=k: r[k]):.1f}" for k in ("slices", "minutes")]
+        shown = costs if reached else ["-", "-"]
+        ends.append(f"| {strategy} | {shown[0]} | {shown[1]} | {len(reached)} of {len(mine)} |")
+    return "\n".join([*lines, *ends])
+
+
+def first_at(rows: list[dict], goal: float) -> dict | None:
+    return next((row for row in rows if mean(row["dice"]) >= goal), None)
+
+
+def over(rows: list[dict], value: Callable[[dict], float]) -> float:
+    return statistics.fmean(value(row) for row in rows) if rows else float("nan")
+
+
+def mean(values: dict) -> float:
+    return statistics.fmean(values.values()) if values else 0.0
+
+
+def describe(given: argparse.Namespace) -> dict:
+    import torch
+
+    import semiseg
+
+    return vars(given) | {
+        "data": Path(given.data).name if given.data else None,
+        "out": Path(given.out).name,
+        "date": datetime.now(UTC).date().isoformat(),
+        "semiseg": semiseg.__version__,
+        "torch": torch.__version__,
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
+        "cost": vars(Cost()),
+    }
+
+
+def say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
