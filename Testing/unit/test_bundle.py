@@ -542,6 +542,9 @@ def test_start_keeps_the_voxel_size_that_was_asked_for(tmp_path: Path) -> None:
     assert start.plan(plan, TrainConfig()).spacing_mm_zyx == (2.7, 1.8, 2.2)
     flat = replace(plan, network=FLAT, patch_zyx=(1, 32, 32))
     assert start.plan(flat, TrainConfig()).patch_zyx == (8, 16, 16)
+    deep = replace(plan, network=replace(SPEC, deep_supervision=True))
+    assert start.plan(deep, TrainConfig()).network.deep_supervision
+    assert not start.plan(plan, TrainConfig()).network.deep_supervision
 
 
 def test_commands_hand_a_model_on_and_take_it_over(

@@ -40,7 +40,8 @@ class Start:
 
     def plan(self, plan: Plan, config: TrainConfig) -> Plan:
         """`plan` with the bundle's network and voxel size, and patches that fit it."""
-        spec = replace(self.bundle.spec, n_classes=len(self.channels))
+        deep = plan.network.deep_supervision
+        spec = replace(self.bundle.spec, n_classes=len(self.channels), deep_supervision=deep)
         sides = self.bundle.patch_zyx
         if spec.dims == plan.network.dims:
             smaller = (min(a, b) for a, b in zip(plan.patch_zyx, sides, strict=True))
