@@ -58,7 +58,7 @@ class Screen:
             self.say(event.message)
         if self._events is not None:
             self._events(progress)
-        elif not self._quiet:
+        elif not self._quiet and not event.data.get("warning"):
             self._shown().show(progress)
 
     def loading(self) -> None:
