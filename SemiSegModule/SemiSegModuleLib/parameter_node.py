@@ -16,7 +16,7 @@ class SemiSegParameters:
     scope: str = "all"
     minutes: float = 10.0
     device: str = "auto"
-    method: str = "supervised"
+    method: str = "auto"
     model: int = 0
     seed: int = 0
     plane: str = "axial"

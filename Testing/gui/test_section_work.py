@@ -90,7 +90,7 @@ def test_each_button_starts_its_work_with_the_choices(ready: Any, jobs: Any, unt
     job.end()
     assert until(ready.session)
     ready.minutesBox.value = 2.5
-    ready.methodBox.currentIndex = 2
+    ready.methodBox.currentIndex = 3
     ready.seedBox.value = 9
     ready.learnButton.click()
     assert until(ready.session, lambda: len(jobs.told) == 2)
@@ -132,8 +132,8 @@ def test_every_method_offered_is_one_that_the_engine_has(application: Any) -> No
     from semiseg.methods.base import METHODS
     from SemiSegModuleLib.sections.work import method_titles
 
-    assert set(method_titles()) <= set(METHODS)
-    assert next(iter(method_titles())) == "supervised"
+    assert set(method_titles()) == {"auto", *METHODS}
+    assert next(iter(method_titles())) == "auto"
 
 
 def test_models_are_listed_the_newest_first(ready: Any) -> None:

@@ -22,6 +22,7 @@ _LONGEST_MINUTES = 10_000.0
 def method_titles() -> dict[str, str]:
     """Names of ways to learn, in words; the first is the one to start with."""
     return {
+        "auto": _("Automatic"),
         "supervised": _("Drawn and propagated slices only"),
         "mean_teacher": _("Mean teacher"),
         "ua_mt": _("Uncertainty-aware mean teacher"),
@@ -29,6 +30,7 @@ def method_titles() -> dict[str, str]:
         "cross_teaching": _("Cross teaching"),
         "bcp": _("Bidirectional copy-paste"),
         "dtc": _("Dual-task consistency"),
+        "cct_r": _("Cross teaching with registration (CCT-R)"),
         "entropy": _("Entropy minimization"),
     }
 
