@@ -52,9 +52,9 @@ class SemiSegModule(ScriptedLoadableModule):
             "Built on 3D Slicer, PyTorch, MONAI and SimpleITK. Registration with MIND-SSC features "
             "(Heinrich et al., MICCAI 2013). Methods of learning after mean teacher (Tarvainen and "
             "Valpola, NeurIPS 2017), UA-MT (Yu et al., MICCAI 2019), cross pseudo supervision "
-            "(Chen et al., CVPR 2021), cross teaching (Luo et al., MIDL 2022), BCP (Bai et al., CVPR "
-            "2023), DTC (Luo et al., AAAI 2021) and CCT-R (Liu et al., WACV 2025); please cite the "
-            "one that you use. Sample scans from TotalSegmentator (Wasserthal et al., Radiology: "
+            "(Chen et al., CVPR 2021), cross teaching (Luo et al., MIDL 2022), BCP (Bai et al., "
+            "CVPR 2023), DTC (Luo et al., AAAI 2021) and CCT-R (Liu et al., WACV 2025); please "
+            "cite the one that you use. Sample scans from TotalSegmentator (Wasserthal et al., Radiology: "
             "Artificial Intelligence 2023)."
         )
         parent.icon = qt.QIcon(self.resourcePath("Icons/SemiSegModule.png"))
