@@ -35,9 +35,9 @@ from semiseg.images.reading import read_image, write_image
 from semiseg.inference import predict_image
 from semiseg.learning.plan import Plan
 from semiseg.learning.start import read_start
-from semiseg.methods.base import MethodSettings, build_method
+from semiseg.methods.base import METHODS, MethodSettings, build_method
 from semiseg.models import load_model, require_fit
-from semiseg.networks import NetworkSpec
+from semiseg.networks import NetworkSpec, build_network
 from semiseg.study.protocol import Protocol, Structure, common_structure
 from semiseg.study.study import Study
 from semiseg.trainer import train
@@ -215,6 +215,30 @@ def test_a_bundle_comes_back_with_structures_weights_and_settings(
     for number, part in enumerate(("one", "other")):
         for key, tensor in back.weights[number].items():
             assert torch.equal(tensor, kept[f"modules_of_method.{part}.{key}"])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_models_of_every_method_are_bundled_or_refused_with_a_sentence(
+    tmp_path: Path, method: str
+) -> None:
+    study = make_study(tmp_path / "study", method)
+    try:
+        bundle = read_bundle(export_bundle(study, tmp_path / "b"))
+    except StudyError as error:
+        assert "a bundle cannot hold" in str(error)
+        return
+    torch.manual_seed(0)
+    image = torch.randn(1, 1, 8, 16, 16)
+    model = load_model(study.model().folder, torch.device("cpu"))
+    probabilities = []
+    for weights in bundle.weights:
+        network = build_network(bundle.spec).eval()
+        network.load_state_dict(dict(weights))
+        with torch.no_grad():
+            probabilities.append(network(image).softmax(dim=1))
+    with torch.no_grad():
+        expected = model.network(image).softmax(dim=1)
+    torch.testing.assert_close(torch.stack(probabilities).mean(dim=0), expected)
 
 
 def test_zip_of_the_same_model_has_the_same_bytes(tmp_path: Path) -> None:
