@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +13,7 @@ from semiseg.config import MODALITIES, Modality
 from semiseg.errors import SemiSegError, StudyError
 from semiseg.events import Event
 from semiseg.study.overview import CaseOverview, case_overviews
-from SemiSegModuleLib.additions import Additions
+from SemiSegModuleLib.additions import Additions, Waiting
 from SemiSegModuleLib.mrml import volumes
 from SemiSegModuleLib.session_core import told
 from SemiSegModuleLib.session_protocol import ProtocolPart
@@ -22,7 +21,12 @@ from SemiSegModuleLib.tasks import Task
 
 
 class CasePart(ProtocolPart):
-    """The part of `Session` about cases."""
+    """The part of `Session` about cases.
+
+    `waiting` are volumes of which the user has to say whether to add them.
+    """
+
+    waiting: tuple[Waiting, ...] = ()
 
     def rows(self) -> tuple[CaseOverview, ...]:
         """All cases of the study, as the table shows them."""
@@ -66,21 +70,6 @@ class CasePart(ProtocolPart):
         files = [str(path) for path in paths]
         self._add(files, volume=None)
         self.say(_("Adding {count} scans ...").format(count=len(files)))
-
-    @told
-    def add_volumes(self, nodes: Sequence[Any], modalities: Sequence[str | None] = ()) -> None:
-        """Add volumes of the scene as cases: their own files, else copies of their voxels.
-
-        `modalities`: CT or MR for each of `nodes` where something says so; None is a guess.
-        """
-        self.require_study()
-        for node in nodes:
-            volumes.require_usable(node)
-        for node, modality in zip_longest(nodes, modalities):
-            path = volumes.file_of(node)
-            files = [] if path is None else [str(path)]
-            self._add(files, volume=node, modality=modality)
-        self.say(_("Adding {count} scans ...").format(count=len(nodes)))
 
     @told
     def remove_case(self, case_id: str) -> None:
@@ -163,8 +152,8 @@ class CasePart(ProtocolPart):
             )
         )
 
-    def _added(self, event: Event, volume: Any) -> None:
-        self._additions.hear(event)
+    def _added(self, event: Event, volume: Any, request: Any = None) -> None:
+        self._additions.hear(event, request)
         case_id = event.data.get("case")
         if not isinstance(case_id, str):
             return
@@ -172,9 +161,21 @@ class CasePart(ProtocolPart):
         if self.study is None or case_id not in self.study.cases:
             return
         if volume is not None and self.scene.IsNodePresent(volume):
-            self.binding_of_study.bind(case_id, "volume", volume)
+            self._take_volume(case_id, volume)
         if self.current is None:
             self.later(lambda: self._select_first(case_id))
+
+    def _take_volume(self, case_id: str, volume: Any) -> None:
+        """The node becomes the case's volume where it shows the very image of the study."""
+        moved = volume.GetParentTransformNode() is not None
+        if not moved and volumes.lies_on(volume, self.require_study().case(case_id).grid):
+            self.binding_of_study.bind(case_id, "volume", volume)
+            return
+        text = _(
+            "{case}: the volume {name} in the scene lies on another grid than the study's image "
+            "(as with a tilted gantry, which the study straightens), so the study's own is shown"
+        )
+        self._additions.notes.append(text.format(case=case_id, name=volume.GetName()))
 
     def _select_first(self, case_id: str) -> None:
         if self.current is None and self.study is not None and case_id in self.study.cases:
@@ -186,9 +187,16 @@ class CasePart(ProtocolPart):
             self.report_failure(task, event)
         if self.tasks is not None and self.tasks.pending("add"):
             return  # all refusals together, when the last image is through
+        self.all_added()
+
+    def all_added(self) -> None:
+        """Tell what became of all images; ask for what only the user knows."""
         found, self._additions = self._additions, Additions()
-        if found.added or found.refused:
+        if found.added or found.refused or found.notes or found.waiting:
             self.say(found.sentence(), error=bool(found.refused))
+        if found.waiting:
+            self.waiting = tuple(found.waiting)
+            self.changed("cases")
 
     def _remove_ended(self, task: Task, event: Event) -> None:
         case_id = task.case_id or ""

@@ -108,7 +108,7 @@ class StudyPart(WorkPart):
         self.forget_read()
         self.open_cases.clear()
         self._modality_shown.clear()
-        self._additions = Additions()
+        self._additions, self.waiting = Additions(), ()
         self._chores.clear()
         self.changed("study", "cases", "case", "ledger", "structures", "task", "drawn")
         self.changed("suggestion")

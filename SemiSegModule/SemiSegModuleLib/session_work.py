@@ -12,12 +12,12 @@ from semiseg.errors import StudyError
 from semiseg.events import Event
 from semiseg.study.ledger import FINISHED
 from semiseg.study.overview import gate_in_words
-from SemiSegModuleLib.session_cases import CasePart
 from SemiSegModuleLib.session_core import told
+from SemiSegModuleLib.session_dicom import DicomPart
 from SemiSegModuleLib.tasks import Task, TaskState
 
 
-class WorkPart(CasePart):
+class WorkPart(DicomPart):
     """The part of `Session` about long work; one at a time.
 
     `open_page` shows a finished report (the panel sets it).

@@ -50,6 +50,10 @@ class FakeSession:
         self.open_cases: dict[str, Any] = {}
         self.told: list[tuple[Any, ...]] = []
         self.said: list[str] = []
+        self.waiting: tuple[Any, ...] = ()
+
+    def busy(self) -> bool:
+        return False
 
     def rows(self) -> tuple[CaseOverview, ...]:
         return tuple(self.listed)

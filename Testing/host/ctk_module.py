@@ -8,6 +8,7 @@ from typing import Any
 from PySide6 import QtCore, QtGui, QtWidgets
 
 from host import api, plain
+from host.dicom_database import ctkDICOMDatabase  # noqa: F401 - handed on by `build`
 from host.qt_module import QFileDialog
 
 

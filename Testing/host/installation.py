@@ -26,6 +26,8 @@ def install(scene: Any = None) -> Any:
 
     sys.modules["qt"] = qt_module.build()
     sys.modules["ctk"] = ctk_module.build()
+    # The application's DICOM module sets it, from Python.
+    slicer.dicomDatabase = ctk_module.ctkDICOMDatabase()
     slicer.mrmlScene = scene if scene is not None else slicer.vtkMRMLScene()
     from host.application import load_modules, qSlicerApplication
 

@@ -48,7 +48,7 @@ def annotate(
         str, typer.Option(help="Plane of the slices: axial, coronal or sagittal.")
     ] = "axial",
     done: Annotated[
-        str, typer.Option(metavar="SLICES", help="Finished slices, from 0: 10,20,30-40 or all.")
+        str, typer.Option(metavar="SLICES", help="Finished slices, from 0: 10,20,30-40, all or none.")
     ] = "",
     empty: Annotated[
         str, typer.Option(metavar="SLICES", help="Slices finished without a structure.")
@@ -167,9 +167,9 @@ def _annotate(
 
     grid, where = study.cases[case_id].grid, cast("Plane", plane)
     every = tuple(range(grid.shape_zyx[plane_axis(grid, where)]))
-    finished = every if done == "all" else parse_indices(done) if done else ()
+    finished = every if done == "all" else parse_indices(done) if done not in ("", "none") else ()
     without = parse_indices(empty) if empty else ()
-    if not finished and not without:
+    if not finished and not without and done != "none":
         raise NotEnoughLabelsError(
             "no slice is said to be finished, so nothing could be learnt from this label; say "
             "which are with --done 10,20,30-40 (or --done all) and --empty"

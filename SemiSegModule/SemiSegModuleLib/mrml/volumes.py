@@ -32,6 +32,7 @@ __all__ = [
     "grid_of",
     "lies_on",
     "load_volume",
+    "require_image",
     "require_usable",
     "set_overlay",
     "write_volume",
@@ -78,6 +79,13 @@ def load_volume(scene, volumes_logic, path: Path, name: str):
 
 def require_usable(node) -> None:
     """SceneError, saying why, unless `node` is a scalar 3-D volume that no transform moves."""
+    require_image(node)
+    _require_no_transform(node)
+    grid_of(node)
+
+
+def require_image(node) -> None:
+    """SceneError, saying why, unless `node` is a scalar 3-D volume, wherever it lies."""
     if node is None:
         raise SceneError(_("No volume is chosen; choose one first."))
     name = node.GetName()
@@ -95,8 +103,6 @@ def require_usable(node) -> None:
             )
         )
     _require_one_frame(node)
-    _require_no_transform(node)
-    grid_of(node)
 
 
 def file_of(node) -> Path | None:

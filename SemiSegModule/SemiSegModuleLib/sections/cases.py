@@ -8,26 +8,21 @@ import qt
 from slicer.i18n import tr as _
 
 import slicer
-from semiseg.images.writing import SUFFIXES
-from SemiSegModuleLib.mrml.volumes import require_usable
 from SemiSegModuleLib.qt_helpers import button, column, row
-from SemiSegModuleLib.sections.cases_chooser import VolumeChooser
-from SemiSegModuleLib.sections.cases_sources import Candidate, candidates
+from SemiSegModuleLib.sections.cases_adding import AddingPart
 from SemiSegModuleLib.sections.cases_table import CaseTable
 
-_FOLDER_KEY = "SemiSeg/ImageFolder"
 _TOPICS = {"study", "cases", "case"}
 _MODALITIES = ("CT", "MR", "auto")
 
 
-class CasesSection:
+class CasesSection(AddingPart):
     """Asks `session` for rows and tells it what to do; keeps nothing but the table's selection."""
 
     name = "cases"
 
     def __init__(self, session: Any, _resource_path: Callable[[str], str]) -> None:
         self._session = session
-        self._chooser: VolumeChooser | None = None
         self._shown: str | None = None
         self.table = CaseTable(self._on_select, self.show_case)
         self.widget = qt.QWidget()
@@ -57,9 +52,10 @@ class CasesSection:
 
     def refresh(self, topics: set[str]) -> None:
         """Show what the session says now."""
+        session = self._session
+        self.annotationButton.enabled = session.current is not None and not session.busy()
         if not topics & _TOPICS:
             return
-        session = self._session
         rows = session.rows() if session.study else ()
         self.table.update(rows, session.current, set(session.open_cases))
         if session.current != self._shown:
@@ -67,6 +63,7 @@ class CasesSection:
             if self._shown is not None:
                 self.table.select([self._shown])
         self._show_state()
+        self.ask_waiting()
 
     def _build(self) -> None:
         self._build_adding()
@@ -80,39 +77,17 @@ class CasesSection:
         self._need_rows = [
             *(self.table.view, self.filterEdit, self.countLabel, self.modalityCombo),
             *(self.previousButton, self.nextButton, self.showButton),
-            *(self.unloadButton, self.removeButton),
+            *(self.unloadButton, self.annotationButton, self.removeButton),
         ]
         column(
             self.widget,
-            row(self.addFilesButton, self.addSceneButton, self.addDicomButton, self.dicomButton),
+            row(self.addFilesButton, self.addFolderButton, self.addSceneButton),
+            row(self.addDicomButton, self.databaseButton, self.dicomButton),
             row(self.filterEdit, self.countLabel),
             self.hintLabel,
             self.table.view,
             row(self.previousButton, self.nextButton, self.showButton, self.unloadButton),
-            row(self.modalityCombo, self.removeButton),
-        )
-
-    def _build_adding(self) -> None:
-        self.addFilesButton = button(
-            _("Add files..."),
-            self.add_files,
-            _(
-                "Add scans from NRRD, NIfTI or MetaImage files, which stay where they are, or from"
-                " ZIP files of DICOM series."
-            ),
-        )
-        self.addSceneButton = button(
-            _("From scene..."), self.add_from_scene, _("Add volumes that are loaded in Slicer.")
-        )
-        self.addDicomButton = button(
-            _("From DICOM..."),
-            self.add_from_dicom,
-            _("Add volumes that were loaded from Slicer's DICOM browser."),
-        )
-        self.dicomButton = button(
-            _("DICOM browser"),
-            self.open_dicom,
-            _("Go to Slicer's DICOM module to import and load scans; then come back here."),
+            row(self.modalityCombo, self.annotationButton, self.removeButton),
         )
 
     def _build_filter(self) -> None:
@@ -189,33 +164,6 @@ class CasesSection:
     def _setter(self, name: str) -> Callable[[], None]:
         return lambda: self.set_modality(name)
 
-    def add_files(self) -> None:
-        """Ask for image files and add each as a case."""
-        settings = qt.QSettings()
-        suffixes = [suffix for suffix in SUFFIXES if suffix != ".seg.nrrd"]
-        patterns = " ".join(f"*{suffix}" for suffix in (*suffixes, ".zip"))
-        paths = qt.QFileDialog.getOpenFileNames(
-            self.widget,
-            _("Add scans"),
-            str(settings.value(_FOLDER_KEY) or ""),
-            _("Images ({patterns})").format(patterns=patterns),
-        )
-        if paths:
-            settings.setValue(_FOLDER_KEY, str(Path(paths[0]).parent))
-            self._session.add_files([Path(path) for path in paths])
-
-    def add_from_scene(self) -> None:
-        """Offer the scene's volumes that are no cases yet."""
-        self._choose(_("Add volumes from the scene"), only_dicom=False)
-
-    def add_from_dicom(self) -> None:
-        """Offer the volumes that the DICOM browser loaded."""
-        self._choose(_("Add volumes loaded from DICOM"), only_dicom=True)
-
-    def open_dicom(self) -> None:
-        """Go to Slicer's DICOM module."""
-        slicer.util.selectModule("DICOM")
-
     def show_case(self, case_id: str) -> None:
         """Show `case_id` in the views."""
         self._session.select(case_id)
@@ -276,34 +224,6 @@ class CasesSection:
         if order[place] != self._session.current:
             self.show_case(order[place])
 
-    def _choose(self, title: str, *, only_dicom: bool) -> None:
-        session = self._session
-        offered = candidates(session.scene, session.study.id, require_usable, only_dicom=only_dicom)
-        if not offered:
-            session.say(self._nothing(only_dicom=only_dicom))
-            return
-        self._close_chooser()
-        self._chooser = VolumeChooser(self.widget, title, offered, self._add_chosen)
-        self._chooser.open()
-
-    def _add_chosen(self, chosen: list[Candidate]) -> None:
-        nodes = [offer.node for offer in chosen]
-        self._session.add_volumes(nodes, [offer.modality for offer in chosen])
-
-    @staticmethod
-    def _nothing(*, only_dicom: bool) -> str:
-        if only_dicom:
-            return _(
-                "No volume from DICOM is loaded that is not a case yet. Press DICOM browser, load"
-                " the scans there, come back."
-            )
-        return _("Every volume in the scene is a case already. Load another, or add files.")
-
-    def _close_chooser(self) -> None:
-        if self._chooser is not None:
-            self._chooser.close()
-            self._chooser = None
-
     def _on_filter(self, text: str) -> None:
         self.table.filter(text)
         self._show_state()
@@ -320,7 +240,10 @@ class CasesSection:
     def _show_state(self) -> None:
         session = self._session
         has_study, rows = session.study is not None, self.table.count
-        for adding in (self.addFilesButton, self.addSceneButton, self.addDicomButton):
+        for adding in (
+            *(self.addFilesButton, self.addFolderButton, self.addSceneButton),
+            *(self.addDicomButton, self.databaseButton),
+        ):
             adding.enabled = has_study
         visible, chosen = self.table.visible(), self.table.selected()
         self._enable(visible, chosen)
@@ -352,7 +275,10 @@ class CasesSection:
     def _hint(*, has_study: bool) -> str:
         if not has_study:
             return _("Open a study or make a new one above; its scans are listed here.")
-        return _("No scans yet. Add files of CT and MR scans, or volumes loaded in Slicer.")
+        return _(
+            "No scans yet. Add files or DICOM folders of CT and MR scans, or volumes loaded in"
+            " Slicer."
+        )
 
 
 def _key(sequence: str, parent: Any, slot: Callable[[], None]) -> Any:

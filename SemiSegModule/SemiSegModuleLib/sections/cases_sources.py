@@ -8,8 +8,8 @@ from slicer.i18n import tr as _
 
 import slicer
 from semiseg.errors import SemiSegError
+from SemiSegModuleLib.dicom_database import instances_of
 
-DICOM_ATTRIBUTE = "DICOM.instanceUIDs"
 # DICOM's codes of the quantity that the DICOM module writes on a volume node.
 _QUANTITIES = {"112031": "CT", "110852": "MR"}
 _MODALITIES = {"CT": "CT", "MR": "MR"}
@@ -59,7 +59,7 @@ def _is_offered(node: Any, study_id: str) -> bool:
 
 
 def _is_dicom(node: Any) -> bool:
-    return bool(node.GetAttribute(DICOM_ATTRIBUTE))
+    return bool(instances_of(node))
 
 
 def _candidate(scene: Any, node: Any, require_usable: Callable[[Any], None]) -> Candidate:
