@@ -461,3 +461,25 @@ def test_the_command_says_when_all_is_done(
     _draw(study, "c0", list(range(_SHAPE[0])))
     assert run(["suggest", str(study.folder), "--plane", "axial"]) == 0
     assert "every slice that may be drawn is done" in capsys.readouterr().out
+
+
+def test_uncertainty_is_told_by_case_structure_and_slice(
+    study: Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unsure = np.where(_truth() == 2, np.float32(0.8), np.float32(0.1))
+    _predict(study, "c0", _truth(), unsure.astype(np.float32))
+    events = []
+    assert run(["suggest", str(study.folder), "--doubts"], events.append) == 0
+
+    told = events[-1].data["uncertainty"]
+    assert set(told) == {"c0"}
+    assert told["c0"]["structures"]["2"] == pytest.approx(0.8, abs=0.05)
+    assert told["c0"]["structures"]["1"] < 0.3
+    assert {plane: len(values) for plane, values in told["c0"]["slices"].items()} == {
+        "axial": 30,
+        "coronal": 28,
+        "sagittal": 26,
+    }
+    assert told["c0"]["slices"]["axial"][20] > told["c0"]["slices"]["axial"][10] > 0
+    assert run(["suggest", str(study.folder), "--doubts"]) == 0
+    assert "Uncertainty" in capsys.readouterr().out

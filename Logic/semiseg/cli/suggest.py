@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from semiseg.cli.options import StudyFolder
 from semiseg.cli.screen import screen_of
 from semiseg.errors import ConfigError
+from semiseg.events import Json
 from semiseg.images.grid import PLANES, Plane
+
+if TYPE_CHECKING:
+    from semiseg.study.study import Study
 
 
 def register(app: typer.Typer) -> None:
@@ -31,6 +36,9 @@ def suggest(
     at: Annotated[
         str | None, typer.Option("--at", metavar="CASE", help="The case that is open now.")
     ] = None,
+    doubts: Annotated[
+        bool, typer.Option("--doubts", help="Also tell how unsure programs are, case by case.")
+    ] = False,
     mark: Annotated[
         bool, typer.Option("--mark", help="Put the slices into the ledgers as suggested.")
     ] = False,
@@ -41,6 +49,7 @@ def suggest(
     many others; before any model exists, slices that stand for most of the scans. Data of the
     last event: "suggestions", best first, of {"case", "plane", "index" as in the ledger, "gain"
     in mean Dice of the study, "minutes", "gain_per_minute", "structure" (id or null), "reason"}.
+    With --doubts "uncertainty" by case: {"structures": {id: mean}, "slices": {plane: [mean]}}.
 
     \b
     Examples:
@@ -52,7 +61,12 @@ def suggest(
     if wrong:
         raise ConfigError(f"there is no plane {wrong[0]!r}; there are {', '.join(PLANES)}")
     from semiseg.study.study import Study
-    from semiseg.suggestion.ranking import SuggestConfig, mark_suggested
+    from semiseg.suggestion.ranking import (
+        SuggestConfig,
+        case_views,
+        mark_suggested,
+        uncertainties,
+    )
     from semiseg.suggestion.ranking import suggest as run
 
     study = Study.open(folder)
@@ -63,6 +77,10 @@ def suggest(
         at=at,
     )
     found = run(study, config, screen.emit)
+    if doubts:
+        told = uncertainties(study, case_views(study, config))
+        screen.data(uncertainty=told)
+        screen.table("Uncertainty", ("case", "structure", "mean"), _doubt_rows(study, told))
     if mark:
         mark_suggested(study, found)
     screen.data(suggestions=[one.to_json() for one in found])
@@ -72,3 +90,13 @@ def suggest(
     screen.table("Draw next", ("case", "plane", "slice", "minutes", "why"), rows)
     if not found:
         screen.say("every slice that may be drawn is done")
+
+
+def _doubt_rows(study: Study, told: Mapping[str, Json]) -> list[tuple[str, str, str]]:
+    names = {str(s.id): s.name for s in study.protocol.structures}
+    rows = []
+    for case_id, found in told.items():
+        parts = found.get("structures") if isinstance(found, dict) else None
+        for key, value in parts.items() if isinstance(parts, dict) else ():
+            rows.append((case_id, names.get(key, key), f"{value:.3f}"))
+    return rows

@@ -20,6 +20,7 @@ _ALIKE_POWER = 4
 _SAME_PLACE = 0.25  # of the body's extent
 _SMALLEST_ML = 0.5
 _UNKNOWN_CONTOUR_MM = 400.0
+_ABSENT = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,8 @@ class Board:
 
     `alike` (N, N) says how much drawing node i tells of node j, in [0, 1]; `demand` (S, N) how
     much Dice of the cohort's mean is missing there; `covered` (S, N) how much of it what is
-    drawn already tells; `contour_mm` (S, N) the drawing to expect.
+    drawn already tells; `contour_mm` (S, N) the drawing to expect; `present` (S, N) how far a
+    slice shows the structure at all: one beyond its end tells little of it.
     """
 
     plane: Plane
@@ -66,6 +68,7 @@ class Board:
     demand: Floats
     covered: Floats
     contour_mm: Floats
+    present: Floats
 
 
 def board_of(
@@ -74,7 +77,7 @@ def board_of(
     """The board of one plane."""
     nodes = tuple(node for number, view in enumerate(views) for node in _nodes(number, view, plane))
     alike = _alike(views, nodes, plane, reach_mm)
-    areas, contours = _drawings(views, nodes, plane, alike)
+    areas, contours = _drawings(views, nodes, plane, alike, reach_mm / 2)
     demand = _demand(views, nodes, plane, areas)
     covered = _covered(views, nodes, plane, ids, alike, reach_mm)
     return Board(
@@ -84,6 +87,7 @@ def board_of(
         demand=demand,
         covered=covered,
         contour_mm=contours,
+        present=_present(nodes, areas),
     )
 
 
@@ -125,13 +129,30 @@ def _alike(
 
 
 def _drawings(
-    views: Sequence[CaseView], nodes: Sequence[Node], plane: Plane, alike: Floats
+    views: Sequence[CaseView],
+    nodes: Sequence[Node],
+    plane: Plane,
+    alike: Floats,
+    around_mm: float,
 ) -> tuple[Floats, Floats]:
-    """Area and contour (S, N) to expect; from the most alike nodes where nothing is known."""
+    """Area and contour (S, N) to expect; from the most alike nodes where nothing is known.
+
+    The contour is the longest within `around_mm`: where a slice is doubtful because a structure
+    may reach further than programs say, drawing it costs as much as drawing its neighbours.
+    """
     each = [view.doubts.planes[plane] for view in views]
-    areas, contours = (
-        np.stack([getattr(each[n.case], name)[:, n.center] for n in nodes], axis=1)
-        for name in ("area_mm2", "contour_mm")
+    around = [
+        max(1, round(around_mm / view.turned.spacing_mm_zyx[axis_of(plane)])) for view in views
+    ]
+    areas = np.stack([each[n.case].area_mm2[:, n.center] for n in nodes], axis=1)
+    contours = np.stack(
+        [
+            each[n.case]
+            .contour_mm[:, max(0, n.center - around[n.case]) : n.center + around[n.case] + 1]
+            .max(axis=1)
+            for n in nodes
+        ],
+        axis=1,
     )
     spoken = [bool(one.area_mm2.any()) for one in each]
     known = np.array([spoken[node.case] for node in nodes])
@@ -146,6 +167,17 @@ def _drawings(
     areas[:, ~known] = areas[:, known] @ weights.T
     contours[:, ~known] = contours[:, known] @ weights.T
     return areas, contours
+
+
+def _present(nodes: Sequence[Node], areas: Floats) -> Floats:
+    """By the area against half of the structure's largest in the same case, in [0.2, 1]."""
+    owner = np.array([node.case for node in nodes])
+    found = np.zeros_like(areas)
+    for number in np.unique(owner):
+        mine = owner == number
+        largest = areas[:, mine].max(axis=1, keepdims=True)
+        found[:, mine] = np.minimum(1, 2 * areas[:, mine] / np.maximum(largest, 1e-6))
+    return np.asarray(np.maximum(found, _ABSENT), dtype=np.float32)
 
 
 def _demand(

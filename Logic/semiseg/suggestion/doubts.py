@@ -253,3 +253,14 @@ def _sure_elsewhere(
             line = np.minimum.reduce(each)
         lines.append(line)
     return lines
+
+
+def uncertainty_by_structure(doubts: Doubts, ids: Sequence[int]) -> dict[int, float]:
+    """Mean uncertainty of a case per structure, in [0, 1], over the voxels said to be of it.
+
+    Structures that no program found are left out.
+    """
+    plane = doubts.planes["axial"]
+    area = plane.area_mm2.sum(axis=1)
+    mean = (plane.unsure * plane.area_mm2).sum(axis=1) / np.maximum(area, 1e-6)
+    return {i: float(mean[row]) for row, i in enumerate(ids) if area[row] > 0}

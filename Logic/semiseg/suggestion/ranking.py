@@ -16,12 +16,12 @@ from semiseg.images.grid import PLANES, Plane
 from semiseg.study.ledger import FINISHED, Ledger, SliceState
 from semiseg.study.study import Study
 from semiseg.suggestion.cohort import Board, CaseView, Node, board_of, doubts_near
-from semiseg.suggestion.doubts import doubts_of
+from semiseg.suggestion.doubts import doubts_of, uncertainty_by_structure
 from semiseg.suggestion.geometry import Floats, axis_of, distance_mm
 from semiseg.suggestion.looks import looks_of
 from semiseg.suggestion.words import Facts, reason
 
-_OTHER_PLANE = 0.7  # a scan is drawn in one plane, unless another is much better
+_OTHER_PLANE = 0.5  # a scan is drawn in one plane, unless another is much better
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +124,31 @@ def case_views(study: Study, config: SuggestConfig, emit: Emit = ignore) -> tupl
     return tuple(views)
 
 
+def uncertainties(study: Study, views: Iterable[CaseView]) -> dict[str, Json]:
+    """Per case: "structures" {id: mean uncertainty} and "slices" {plane: one value per slice}.
+
+    Slices count as in the ledger; a slice's value is the mean over its structures. Cases of which
+    no program spoke are left out.
+    """
+    found: dict[str, Json] = {}
+    for view in views:
+        if not view.doubts.known:
+            continue
+        mean = uncertainty_by_structure(view.doubts, study.protocol.ids)
+        structures: dict[str, Json] = {str(i): round(value, 4) for i, value in mean.items()}
+        slices: dict[str, Json] = {plane: _by_slice(view, plane) for plane in PLANES}
+        found[view.case.id] = {"structures": structures, "slices": slices}
+    return found
+
+
+def _by_slice(view: CaseView, plane: Plane) -> list[Json]:
+    doubts = view.doubts.planes[plane]
+    area = doubts.area_mm2.sum(axis=0)
+    mean = (doubts.unsure * doubts.area_mm2).sum(axis=0) / np.maximum(area, 1e-6)
+    count = len(mean)
+    return [round(float(mean[view.turned.index(plane, k)]), 4) for k in range(count)]
+
+
 def mark_suggested(study: Study, suggestions: Iterable[SliceSuggestion]) -> None:
     """Puts the slices into their ledgers as suggested, in place of earlier suggestions.
 
@@ -195,11 +220,12 @@ class _Plane:
             groups.setdefault(self.covered[row].tobytes(), []).append(row)
         for rows in groups.values():
             news = np.maximum(self.board.alike - self.covered[rows[0]], 0)
-            self.gain += news @ demand[rows].sum(axis=0)
+            self.gain += ((news @ demand[rows].T) * self.board.present[rows].T).sum(axis=1)
 
     def take(self, node: int) -> None:
         """As if `node` were drawn."""
-        self.covered = np.maximum(self.covered, self.board.alike[node])
+        told = self.board.present[:, node, None] * self.board.alike[node]
+        self.covered = np.maximum(self.covered, told)
         self.weigh()
 
 
@@ -325,7 +351,8 @@ class _Search:
     def _facts(self, plane: _Plane, number: int, place: int) -> Facts:
         board, node = plane.board, plane.board.nodes[number]
         view, figures = self._views[node.case], self._views[node.case].doubts.planes[board.plane]
-        news = np.maximum(board.alike[number] - plane.covered, 0) * board.demand
+        told = board.present[:, number, None] * board.alike[number]
+        news = np.maximum(told - plane.covered, 0) * board.demand
         row = int(news.sum(axis=1).argmax()) if view.doubts.known else None
         reached = {
             n.case
