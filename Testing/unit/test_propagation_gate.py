@@ -60,6 +60,7 @@ def test_good_evidence_is_accepted_with_a_word_of_why() -> None:
         ({"folded": 0.2}, "folds tissue in 20.0%"),
         ({"inverse_error_mm": 25.0}, "misses the structures by 25 mm"),
         ({"inverse_error_mm": None}, "fall outside of this image"),
+        ({"ways_apart_mm": 45.0}, "ends 45 mm apart"),
         ({"similarity": 0.9}, "look little alike"),
         ({"start_certainty": 0.1}, "which part of the body"),
     ],
@@ -79,9 +80,9 @@ def test_implausible_volumes_and_quarrelling_atlases_are_named() -> None:
 
 
 def test_bad_evidence_is_rejected_and_middling_weighted_down() -> None:
-    bad = replace(GOOD, similarity=0.85, inverse_error_mm=30.0)
+    bad = replace(GOOD, similarity=0.85, inverse_error_mm=30.0, ways_apart_mm=50.0)
     assert judge_transfer([bad], {}, {1: 0.2}, NAMES, CONFIG).verdict == "reject"
-    middling = replace(GOOD, similarity=0.92, inverse_error_mm=8.0)
+    middling = replace(GOOD, similarity=0.92, inverse_error_mm=2.0, ways_apart_mm=35.0)
     assert judge_transfer([middling], {}, {1: 1.2}, NAMES, CONFIG).verdict == "down_weight"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from semiseg import propagation
 from semiseg.config import PropagationConfig, RegistrationConfig
@@ -66,6 +67,19 @@ def test_a_known_organ_is_led_onto_itself(diffeomorphic: bool) -> None:
     assert guided.inverse is not None
     there = GRID.to_world(np.argwhere(_organ(SHIFT_MM))[:, ::-1].astype(float))
     assert float(guided.inverse.at(there)[:, 0].mean()) < -0.4 * SHIFT_MM
+
+
+def test_how_far_two_searches_end_apart_tells_strangers() -> None:
+    def texture(seed: int) -> Prepared:
+        noise = np.random.default_rng(seed).normal(0, 1, (40, 40, 40))
+        values = (1000 + 4000 * ndimage.gaussian_filter(noise, 2)).astype(np.float32)
+        grid = Grid(size_xyz=(40, 40, 40), spacing_mm_xyz=(6.0,) * 3)
+        return prepare(Image(array=values, grid=grid), "MR", config)
+
+    config = RegistrationConfig(device="cpu", iterations=1, spacing_mm=6.0, grid_mm=24.0)
+    image = texture(0)
+    assert register(image, image, config).ways_apart_mm < 1.0
+    assert register(image, texture(1), config).ways_apart_mm > 20.0
 
 
 def test_what_is_not_sure_does_not_guide() -> None:

@@ -16,6 +16,7 @@ from semiseg.study.case import GateRecord, Verdict
 
 _UNCHECKED_FILL = 0.7  # the score of a filled case with too few done slices for a self-check
 _VOICES = 0.3
+_WAYS_MM = 50.0
 _GIRTH_POWER = 0.5  # organs grow less than bodies do, and fields of view cut bodies
 _VOTE_GAIN = 0.15  # by so much a vote is better than two of its atlases agree
 # Similarity of features where labels land: of pairs that failed, and of the best ones.
@@ -67,6 +68,7 @@ def judge_transfer(
     factors = [
         _folding(evidence),
         _there_and_back(evidence),
+        _ways(evidence),
         _image(evidence),
         _start(evidence),
         *_volumes(ratios, names),
@@ -123,7 +125,14 @@ def _there_and_back(evidence: Sequence[Evidence]) -> Factor:
         return Factor(value=0.0, weight=0.3, words=words)
     error = float(np.median(errors))
     words = f"aligning there and back misses the structures by {error:.0f} mm"
-    return Factor(value=math.exp(-error / 12), weight=0.3, words=words)
+    return Factor(value=math.exp(-error / 12), weight=0.1, words=words)
+
+
+def _ways(evidence: Sequence[Evidence]) -> Factor:
+    """Of pairs of CT and MR, 17 with a Dice above 0.7 had 11 to 44 mm, 12 below it 18 to 47."""
+    apart = float(np.mean([e.ways_apart_mm for e in evidence]))
+    words = f"searching from either side ends {apart:.0f} mm apart"
+    return Factor(value=math.exp(-apart / _WAYS_MM), weight=0.3, words=words)
 
 
 def _image(evidence: Sequence[Evidence]) -> Factor:

@@ -45,7 +45,8 @@ class Evidence:
 
     `inverse_error_mm` is the median way there and back of the atlas' own drawn points (None:
     nowhere to measure), `similarity` that of the images where labels landed, `outside` the share
-    of drawn points that fall outside of the target, `volumes_ml` those that arrived.
+    of drawn points that fall outside of the target. `ways_apart_mm` is the median way there and
+    back of two coarse searches that did not know each other.
     """
 
     folded: float
@@ -54,6 +55,7 @@ class Evidence:
     start_certainty: float
     outside: float
     atlas_volumes_ml: Mapping[int, float]
+    ways_apart_mm: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +157,7 @@ def _evidence(
         inverse_error_mm=error,
         similarity=similarity,
         start_certainty=result.start_certainty,
+        ways_apart_mm=result.ways_apart_mm,
         outside=outside,
         atlas_volumes_ml={
             i: float((atlas.array == i).sum()) * atlas.grid.voxel_ml for i in atlas.ids

@@ -46,17 +46,39 @@ def blocks(features: FeatureMap, side: int) -> Blocks:
     return Blocks(cells=_cells(features, side), soft=_softened(features, side))
 
 
-def search_both_ways(
-    fixed: Blocks, moving: Blocks, start: Start, *, reach: int = 4
-) -> tuple[Coarse, Coarse]:
-    """Displacements before `start` that lead from fixed to moving, and the same the way back.
+@dataclass(frozen=True, kw_only=True)
+class Searched:
+    """Displacements before the start that lead there, and back; they undo each other.
+
+    `apart_mm` is how far the two, found each by itself, were from doing so: the median over the
+    fixed body of the way there and back.
+    """
+
+    forth: Coarse
+    back: Coarse
+    apart_mm: float
+
+
+def search_both_ways(fixed: Blocks, moving: Blocks, start: Start, *, reach: int = 4) -> Searched:
+    """What leads from fixed to moving, and from moving to fixed.
 
     Displacements reach `reach` cells along every axis; both need cells of the same size.
     """
-    back = start.inverse()
-    forward = _search(fixed.cells, moving.soft, start, reach)
-    backward = _search(moving.cells, fixed.soft, back, reach)
-    return _consistent(forward, backward, start, back)
+    home = start.inverse()
+    forth = _search(fixed.cells, moving.soft, start, reach)
+    back = _search(moving.cells, fixed.soft, home, reach)
+    apart_mm = _apart_mm(forth, back, start, home)
+    forth, back = _consistent(forth, back, start, home)
+    return Searched(forth=forth, back=back, apart_mm=apart_mm)
+
+
+def _apart_mm(forth: Coarse, back: Coarse, start: Start, home: Start) -> float:
+    u = forth.map.table
+    there = start(forth.map.points() + u)
+    returned, inside = back.map.sample(there)
+    seen = inside & (forth.map.mask.flatten() > 0.5)
+    missed = (u + returned @ home.matrix.T).norm(dim=1)[seen]
+    return float(missed.median()) if len(missed) else 0.0
 
 
 def _search(cells: FeatureMap, moving: FeatureMap, start: Start, reach: int) -> Coarse:

@@ -27,7 +27,7 @@ from semiseg.registration.velocity import Flow, integrated, refine_velocity
 from semiseg.registration.warp import warp_image, warp_label, warp_onehot
 
 # Counts up whenever results change, so that kept registrations are not mistaken for new ones.
-ALGORITHM = 5
+ALGORITHM = 6
 _FLOW_REPEATS = 4
 _FLOW_VOXELS = 2  # a flow is as smooth as its knots are apart: half the resolution is enough
 
@@ -52,6 +52,7 @@ class RegistrationResult:
     `folded` is the share of the body where the map turns inside out. Similarities are 1 - mean
     squared feature distance in the fixed body (1 is best). `inverse_error_mm` is the 95th
     percentile of the way there and back. `start_certainty` in [0, 1] with `start_reason`.
+    `ways_apart_mm` is the median way there and back of two searches that did not know each other.
     """
 
     field: Field
@@ -63,6 +64,7 @@ class RegistrationResult:
     start_certainty: float
     start_reason: str
     seconds: float
+    ways_apart_mm: float = 0.0
 
 
 def register(
@@ -106,6 +108,7 @@ class _Aligned:
     displacement_mm: Tensor
     field: Field
     inverse: Field | None
+    ways_apart_mm: float
 
 
 @dataclass(frozen=True)
@@ -125,19 +128,20 @@ class _Task:
 def _splines(task: _Task) -> _Aligned:
     """Each way on its own."""
     fixed, moving, start = task.fixed, task.moving, task.start
-    forth, back = search_both_ways(task.here.cells, task.there.cells, start)
+    found = search_both_ways(task.here.cells, task.there.cells, start)
     here, there, known = task.here.features, task.there.features, task.landmarks
-    forward = refine(here, there, start, forth, task.settings, known)
+    forward = refine(here, there, start, found.forth, task.settings, known)
     inverse = None
     if task.both_ways:
         home = start.inverse()
         turned = None if known is None else known.turned()
-        backward = refine(there, here, home, back, task.settings, turned)
+        backward = refine(there, here, home, found.back, task.settings, turned)
         inverse = _splined(moving, home, backward)
     return _Aligned(
         displacement_mm=forward.on(fixed.features).flatten(1).T,
         field=_splined(fixed, start, forward),
         inverse=inverse,
+        ways_apart_mm=found.apart_mm,
     )
 
 
@@ -150,9 +154,9 @@ def _splined(image: Prepared, start: Start, spline: Spline) -> Field:
 def _velocity(task: _Task) -> _Aligned:
     """One velocity for both ways: they undo each other."""
     fixed, moving, start = task.fixed, task.moving, task.start
-    forth, _ = search_both_ways(task.here.cells, task.there.cells, start)
+    found = search_both_ways(task.here.cells, task.there.cells, start)
     here, there = task.here.features, task.there.features
-    velocity = refine_velocity(here, there, start, forth, task.settings, task.landmarks)
+    velocity = refine_velocity(here, there, start, found.forth, task.settings, task.landmarks)
     inverse = None
     if task.both_ways:
         points = _voxels(moving).points()
@@ -164,6 +168,7 @@ def _velocity(task: _Task) -> _Aligned:
         displacement_mm=flow.at(fixed.features.points()),
         field=_field(fixed, points, start(points + flow.at(points))),
         inverse=inverse,
+        ways_apart_mm=found.apart_mm,
     )
 
 
@@ -191,6 +196,7 @@ def _measured(
         start_certainty=start.certainty,
         start_reason=start.reason,
         seconds=0.0,
+        ways_apart_mm=found.ways_apart_mm,
     )
 
 

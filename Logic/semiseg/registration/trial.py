@@ -52,11 +52,9 @@ def choose_start(
 
 
 def _tried(fixed: Prepared, moving: Prepared, start: Start, probes: Tensor, seed: int) -> _Trial:
-    coarse, _ = search_both_ways(
-        fixed.plain.large_cells, moving.plain.large_cells, start, reach=_REACH
-    )
+    found = search_both_ways(fixed.plain.large_cells, moving.plain.large_cells, start, reach=_REACH)
     here, there = fixed.features, moving.features
-    spline = refine(here, there, start, coarse, replace(_QUICK, seed=seed))
+    spline = refine(here, there, start, found.forth, replace(_QUICK, seed=seed))
     moved = spline.on(here).flatten(1).T
     return _Trial(
         distance=mean_distance(here, there, start, moved),
