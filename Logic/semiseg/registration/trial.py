@@ -72,8 +72,9 @@ def _probes(features: FeatureMap, seed: int) -> Tensor:
 def _consensus(best: _Trial, trials: Sequence[_Trial]) -> float:
     """Mean agreement with `best` over `trials`, each weighted by how well it matches."""
     total = agreed = 0.0
+    clearly = max(_CLEARLY_WORSE * best.distance, 1e-9)  # an image onto itself leaves nothing
     for trial in trials:
-        weight = math.exp((best.distance - trial.distance) / (_CLEARLY_WORSE * best.distance))
+        weight = math.exp((best.distance - trial.distance) / clearly)
         apart = (trial.places - best.places).norm(dim=1)
         total += weight
         agreed += weight * float((-(apart / _SAME_MM).square() / 2).exp().mean())
