@@ -14,6 +14,7 @@ train      {"loss", "progress", "steps_per_s"} about twice a second; {"dice", "v
            "structures", "cases"} when the validation was scored ("dice" the mean over structures,
            null where there was nothing to compare). `step` and `total` are training steps.
 validate   as train, for the extra trainings of leave-one-out.
+suggest    {"case", "error"} for a case that cannot be read; steps are cases.
 export     {"case", "saved": true, "files", "notes"} when a case's files are written.
            {"warning": "identifiable", "findings" or "cases"} before something that could identify
            somebody is written outside the study; so in phase bundle.

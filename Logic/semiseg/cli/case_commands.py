@@ -87,7 +87,7 @@ def _record_correction(study: Study, case_id: str) -> None:
     from semiseg.rounds.corrections import record_corrections
 
     with contextlib.suppress(SemiSegError):  # it is worked out later; the drawing is safe
-        record_corrections(study, [case_id])
+        record_corrections(study, [case_id], newest_only=True)
 
 
 def _applied(case_id: str, version: Json) -> str:

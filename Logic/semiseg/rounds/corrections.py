@@ -80,15 +80,18 @@ class Correction:
         return body | {"structures": [dict(vars(one)) for one in self.structures]}
 
 
-def record_corrections(study: Study, case_ids: Iterable[str] | None = None) -> list[Correction]:
+def record_corrections(
+    study: Study, case_ids: Iterable[str] | None = None, *, newest_only: bool = False
+) -> list[Correction]:
     """Works out and keeps what is not kept yet; returns what is new.
 
-    Versions that cannot be read any more are left out.
+    Of each case (all by default) every version is looked at, or only the newest. Versions that
+    cannot be read any more are left out.
     """
     known = {(one.case_id, one.version) for one in corrections(study)}
     found = []
     for case_id in study.cases if case_ids is None else case_ids:
-        for version in study.label_versions(case_id):
+        for version in study.label_versions(case_id)[-1 if newest_only else 0 :]:
             if (case_id, version) not in known:
                 one = _try_correction(study, case_id, version)
                 if one is not None:
