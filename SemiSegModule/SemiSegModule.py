@@ -54,8 +54,8 @@ class SemiSegModule(ScriptedLoadableModule):
             "Valpola, NeurIPS 2017), UA-MT (Yu et al., MICCAI 2019), cross pseudo supervision "
             "(Chen et al., CVPR 2021), cross teaching (Luo et al., MIDL 2022), BCP (Bai et al., "
             "CVPR 2023), DTC (Luo et al., AAAI 2021) and CCT-R (Liu et al., WACV 2025); please "
-            "cite the one that you use. Sample scans from TotalSegmentator (Wasserthal et al., Radiology: "
-            "Artificial Intelligence 2023)."
+            "cite the one that you use. Sample scans from TotalSegmentator (Wasserthal et al., "
+            "Radiology: Artificial Intelligence 2023)."
         )
         parent.icon = qt.QIcon(self.resourcePath("Icons/SemiSegModule.png"))
         slicer.app.connect("startupCompleted()", registerSampleData)
