@@ -189,6 +189,11 @@ def test_a_bundle_is_what_monai_asks_for(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+def test_a_bundle_for_both_modalities_guesses_none(tmp_path: Path) -> None:
+    bundle = export_bundle(make_study(tmp_path / "study"), tmp_path / "b")
+    assert json.loads((bundle / layout.INFERENCE).read_text())["modality"] == ""
+
+
 def test_scripts_of_a_bundle_never_name_semiseg_in_an_import() -> None:
     for name, text in bundle_scripts().items():
         compile(text, name, "exec")

@@ -26,7 +26,8 @@ NOT_FOR_PATIENTS = "Not a medical device: for research, and every result is to b
 
 def inference(model: Model, spec: NetworkSpec, n_networks: int) -> dict[str, Json]:
     """configs/inference.json: the workflow that `python -m monai.bundle run` runs."""
-    modality = model.modalities[0]
+    # Where both can be meant the user has to say which; a wrong guess would spoil the grey values.
+    modality = model.modalities[0] if len(model.modalities) == 1 else ""
     load = "$@network.load_state_dict(torch.load(@checkpoint, map_location=@device, "
     segment = (
         "$sum(bool(@postprocessing({**data, 'pred': @inferer(data['image'][None].to(@device), "
