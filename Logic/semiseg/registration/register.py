@@ -27,8 +27,9 @@ from semiseg.registration.velocity import Flow, integrated, refine_velocity
 from semiseg.registration.warp import warp_image, warp_label, warp_onehot
 
 # Counts up whenever results change, so that kept registrations are not mistaken for new ones.
-ALGORITHM = 6
+ALGORITHM = 7
 _FLOW_REPEATS = 4
+_POINTS_EACH_WAY = 10_000
 _FLOW_VOXELS = 2  # a flow is as smooth as its knots are apart: half the resolution is enough
 
 __all__ = [
@@ -212,6 +213,7 @@ def best_start(fixed: Prepared, moving: Prepared, config: RegistrationConfig) ->
 
 def _settings(config: RegistrationConfig) -> DenseSettings:
     return DenseSettings(
+        points=_POINTS_EACH_WAY if config.diffeomorphic else DenseSettings.points,
         iterations=config.iterations,
         smoothness=0.4 * config.smoothness,
         knot_mm=config.grid_mm,
