@@ -16,8 +16,9 @@ the scan does; slices without any structure cost ours the same as others.
 
 Each run (strategy, seed) keeps its study and its figures in `--out` and goes on where it was
 broken off. The table gives the mean over seeds at each number of slices, and the slices and
-minutes after which the mean Dice reaches `--goal`. Data sets as in methods.py; `phantom` needs no
-data; `--quick` is a small phantom run (at most three minutes on one core).
+minutes after which the mean Dice reaches `--goal`. AUROC: how well the uncertainty of the test
+scans' segmentations finds wrong voxels near surfaces. Data sets as in methods.py; `phantom` needs
+no data; `--quick` is a small phantom run (at most three minutes on one core).
 
     python Testing/benchmarks/annotator.py abdomen --data abdomen --out runs --seeds 5 \\
         --rounds 8 --per-round 5 --minutes 2
@@ -138,7 +139,7 @@ class Clinician:
                 self._draw(case_id, index)
                 drawn += 1
             model = self._learn(number)
-            dice = self._score(model)
+            dice, found_by_doubt = self._score(model)
             self.rows.append(
                 {
                     "round": number,
@@ -146,6 +147,7 @@ class Clinician:
                     "minutes": round(self.minutes, 3),
                     "cases": len(self._touched()),
                     "dice": dice,
+                    "auroc": found_by_doubt,
                     "at": self.at,
                     "drawn": drawn,
                     "seconds": round(time.monotonic() - start, 1),
@@ -264,18 +266,21 @@ class Clinician:
         predict(self.study, model, None, PredictConfig(device=self.given.device))
         return model
 
-    def _score(self, _model: int) -> dict[str, float]:
-        """Mean Dice over structures per test scan."""
+    def _score(self, _model: int) -> tuple[dict[str, float], dict[str, float]]:
+        """Mean Dice over structures per test scan, and how well uncertainty finds wrong voxels."""
         from semiseg.metrics import score
 
-        found = {}
+        found, aurocs = {}, {}
         for scan in self.test:
             grid = self.study.cases[scan.name].grid
-            prediction = self.study.prediction(scan.name)
+            prediction, truth = self.study.prediction(scan.name), self._truth(scan.name)
             ids = self.study.protocol.ids
-            scores = score(prediction.array, self._truth(scan.name), ids, grid.spacing_mm_zyx)
+            scores = score(prediction.array, truth, ids, grid.spacing_mm_zyx)
             found[scan.name] = mean({s.id: s.dice for s in scores if s.dice == s.dice})
-        return found
+            area = auroc(prediction.array, truth, prediction.uncertainty)
+            if area is not None:
+                aurocs[scan.name] = area
+        return found, aurocs
 
     def _truth(self, case_id: str) -> np.ndarray:
         from semiseg.images.labels import read_label
@@ -304,6 +309,25 @@ class Clinician:
         temporary = self.file.with_suffix(".part")
         temporary.write_text(json.dumps(body | {"rows": self.rows}, indent=1), encoding="utf-8")
         temporary.replace(self.file)
+
+
+def auroc(found: np.ndarray, truth: np.ndarray, uncertainty: np.ndarray) -> float | None:
+    """Area under the ROC of uncertainty for wrong voxels within two voxels of any surface.
+
+    The chance that a wrong voxel is more uncertain than a right one; None where all are alike.
+    """
+    from scipy import ndimage, stats
+
+    either = (found > 0) | (truth > 0)
+    inner = (found > 0) & (truth > 0)
+    band = ndimage.binary_dilation(either, iterations=2)
+    band &= ~ndimage.binary_erosion(inner, iterations=2)
+    wrong, doubt = (found != truth)[band], uncertainty[band]
+    n_wrong, n_right = int(wrong.sum()), int((~wrong).sum())
+    if not n_wrong or not n_right:
+        return None
+    ranks = stats.rankdata(doubt)
+    return float((ranks[wrong].sum() - n_wrong * (n_wrong + 1) / 2) / (n_wrong * n_right))
 
 
 def phantoms(folder: Path, count: int = 6) -> list[Scan]:
@@ -359,7 +383,8 @@ def phantom(seed: int, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndar
 def table(out: Path, given: argparse.Namespace) -> str:
     """A row per strategy and round, and when the goal was reached."""
     runs = [json.loads(path.read_text()) for path in sorted(out.glob("*-seed*.json"))]
-    lines = ["| strategy | round | slices | minutes | scans | Dice | seeds |", "|---" * 7 + "|"]
+    names = ("strategy", "round", "slices", "minutes", "scans", "Dice", "AUROC", "seeds")
+    lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
     ends = [f"\n| strategy | slices to Dice {given.goal} | minutes | seeds that reach it |"]
     ends.append("|---" * 4 + "|")
     for strategy in given.strategies.split(","):
@@ -369,7 +394,9 @@ def table(out: Path, given: argparse.Namespace) -> str:
             figures = [over(rows, lambda r, key=key: r[key]) for key in ("slices", "minutes")]
             scans, dice = over(rows, lambda r: r["cases"]), over(rows, lambda r: mean(r["dice"]))
             cells = [strategy, str(number), *(f"{v:.1f}" for v in figures), f"{scans:.1f}"]
-            lines.append("| " + " | ".join([*cells, f"{dice:.3f}", str(len(rows))]) + " |")
+            area = over(rows, lambda r: mean(r["auroc"]))
+            cells += [f"{dice:.3f}", f"{area:.3f}", str(len(rows))]
+            lines.append("| " + " | ".join(cells) + " |")
         reached = [row for row in (first_at(r["rows"], given.goal) for r in mine) if row]
         costs = [f"{over(reached, lambda r, k=k: r[k]):.1f}" for k in ("slices", "minutes")]
         shown = costs if reached else ["-", "-"]
