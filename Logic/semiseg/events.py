@@ -15,7 +15,8 @@ train      {"loss", "progress", "steps_per_s"} about twice a second; {"dice", "v
            null where there was nothing to compare). `step` and `total` are training steps.
 validate   as train, for the extra trainings of leave-one-out.
 suggest    {"case", "error"} for a case that cannot be read; steps are cases.
-export     {"case", "saved": true, "files", "notes"} when a case's files are written.
+export     {"case", "saved": true, "files", "notes"} when a case's files are written;
+           {"case", "error", "warning"} of a case of which no DICOM object could be made.
            {"warning": "identifiable", "findings" or "cases"} before something that could identify
            somebody is written outside the study; so in phase bundle.
 report     no figures; steps are cases, and one for the page.

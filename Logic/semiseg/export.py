@@ -7,7 +7,7 @@ compared before its path is given out.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
@@ -25,7 +25,7 @@ from semiseg.errors import (
     StorageError,
     StudyError,
 )
-from semiseg.events import Emit, Json, Progress, ignore
+from semiseg.events import Emit, Event, Json, Progress, ignore
 from semiseg.images.grid import Grid
 from semiseg.images.labels import Segment, read_label, write_label
 from semiseg.images.reading import Image
@@ -77,11 +77,17 @@ class Segmentation:
 
 @dataclass(frozen=True, kw_only=True)
 class _Options:
-    """How files are written: over others or not, DICOM and meshes by their own settings."""
+    """How files are written: over others or not, DICOM and meshes by their own settings.
+
+    Of `several` cases one of which no DICOM object can be made does not stop the others;
+    `problems` gathers why.
+    """
 
     overwrite: bool
+    several: bool
     dicom: DicomOptions
     meshes: MeshOptions
+    problems: list[tuple[str, SemiSegError]] = field(default_factory=list)
 
 
 def export_study(  # noqa: PLR0913 - one call says all about an export
@@ -102,17 +108,23 @@ def export_study(  # noqa: PLR0913 - one call says all about an export
     predicted), the prediction, or the label. `format_`, one or several: `.seg.nrrd`, one NIfTI
     label map, both, one NIfTI mask per structure (structures), no voxels at all (csv), a
     workbook of the measurements (xlsx), meshes (stl, obj, ply, glb), or, for cases that came
-    from DICOM, a DICOM SEG or RTSTRUCT. `measurements.csv` is always written. Returns the paths.
+    from DICOM, a DICOM SEG or RTSTRUCT; a case of which none can be made keeps the others from
+    nothing: its reason is told. `measurements.csv` is always written. Returns the paths.
     StorageError when a file is in the way and not to be overwritten, or the disk refuses;
     NotEnoughLabelsError when a chosen case, or every case, has nothing to export; ConfigError
     when a format needs a package that is not installed.
     """
-    options = _Options(
-        overwrite=overwrite, dicom=dicom or DicomOptions(), meshes=meshes or MeshOptions()
-    )
     formats = _formats(what, format_)
     cases = [study.case(case_id) for case_id in _exportable(study, what, case_ids)]
+    options = _Options(
+        overwrite=overwrite,
+        several=len(cases) > 1,
+        dicom=dicom or DicomOptions(),
+        meshes=meshes or MeshOptions(),
+    )
     files = {case.id: _files(study, folder, case, what, formats, options) for case in cases}
+    if options.problems and not any(files.values()):
+        raise options.problems[0][1]
     tables = [folder / MEASUREMENTS, *([folder / WORKBOOK] if "xlsx" in formats else [])]
     paths = [path for part in files.values() for path in part]
     _prepare(folder, [*paths, *tables], overwrite=options.overwrite)
@@ -122,12 +134,20 @@ def export_study(  # noqa: PLR0913 - one call says all about an export
     progress = Progress(emit, "export", len(cases), interval_s=0.0)
     for number, case in enumerate(cases, 1):
         progress.update(number - 1, f"exporting {case.id}")
-        done = _export_case(study, case, what, files[case.id])
+        done = _export_case(study, case, what, files[case.id], options)
         rows += done.rows
         written += done.paths
         progress.update(number, done.message, done.data)
     _write_tables(tables, rows)
+    for case_id, error in options.problems:
+        _tell_problem(case_id, error, emit)
     return [*written, *tables]
+
+
+def _tell_problem(case_id: str, error: SemiSegError, emit: Emit) -> None:
+    text = str(error) if case_id in str(error) else f"{case_id}: {error}"
+    data: dict[str, Json] = {"case": case_id, "error": text, "warning": "not written"}
+    emit(Event(kind="progress", phase="export", message=f"not written: {text}", data=data))
 
 
 def segmentation(study: Study, case_id: str, what: str) -> Segmentation | None:
@@ -184,12 +204,16 @@ class _Done:
     data: dict[str, Json]
 
 
-def _export_case(study: Study, case: Case, what: str, files: Mapping[Path, _Content]) -> _Done:
+def _export_case(
+    study: Study, case: Case, what: str, files: Mapping[Path, _Content], options: _Options
+) -> _Done:
     found = segmentation(study, case.id, what)
     if found is None:
         raise SchemaError(f"no {what} of {case.id} can be read; run: semiseg study check")
     surfaces = Surfaces(case.id, found.array, case.grid)
-    paths = [path for path, content in files.items() if _write(path, found, content, surfaces)]
+    paths = [
+        path for path, content in files.items() if _write(path, found, content, surfaces, options)
+    ]
     image, problem = _image(study, case)
     notes = [*surfaces.notes, *([problem] if problem else [])]
     told: list[Json] = [*notes]
@@ -301,17 +325,31 @@ def _files(
     for name in DICOM_FORMATS:
         if name in formats:
             path = folder / f"{stem}.{SUFFIXES[name]}"
-            files[path] = prepare(study, case, name, options.dicom)
+            try:
+                files[path] = prepare(study, case, name, options.dicom)
+            except ImageError as error:
+                if not options.several:
+                    raise
+                options.problems.append((case.id, error))
+                break  # the other kind would be refused for the same reason
     return files
 
 
-def _write(path: Path, found: Segmentation, content: _Content, surfaces: Surfaces) -> bool:
+def _write(
+    path: Path, found: Segmentation, content: _Content, surfaces: Surfaces, options: _Options
+) -> bool:
     """Whether there was something to write."""
     if isinstance(content, MeshWork):
         return surfaces.write(path, content)
     if isinstance(content, DicomWork):
         drawn = Drawn(array=found.array, origin=found.origin, model_id=found.model_id)
-        write(path, content, drawn)
+        try:
+            write(path, content, drawn)
+        except (ImageError, NotEnoughLabelsError) as error:
+            if not options.several:
+                raise
+            options.problems.append((found.case.id, error))
+            return False
         return True
     segments = () if isinstance(content, int) else content
     mask = isinstance(content, int)
