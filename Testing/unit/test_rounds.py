@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from semiseg.errors import ConfigError
 from semiseg.images.grid import Grid
 from semiseg.images.labels import write_label
 from semiseg.images.reading import read_map, write_image
+from semiseg.rounds.changes import changes
 from semiseg.rounds.corrections import Correction, correction_of, corrections, record_corrections
 from semiseg.rounds.intervals import interval, summaries
 from semiseg.rounds.rounds import Hint, Round, hint, rounds
@@ -64,8 +66,12 @@ def _predict(study: Study, array: NDArray[np.uint16], model_id: int = 1) -> int:
 
 
 def _add_model(study: Study, dice: float | None = None) -> int:
+    """A model, and a moment before and after it: times are kept to the millisecond."""
     info: dict[str, Any] = {"name": "m", "validation": {"dice": dice}}
-    return study.add_model(lambda folder: (folder / "w").write_bytes(b"w") and None, info)
+    time.sleep(0.003)
+    made = study.add_model(lambda folder: (folder / "w").write_bytes(b"w") and None, info)
+    time.sleep(0.003)
+    return made
 
 
 def _finish(study: Study, array: NDArray[np.uint16], indices: list[int]) -> int:
@@ -347,6 +353,42 @@ def test_history_goes_back(study: Study, command: Callable[..., Any]) -> None:
         _predict(study, _square(2, 8))
     assert command("back", "c", "prediction:1").data["prediction_version"] == 1
     assert "goes back as a whole" in command("back", "c", "model:1", code=2).message
+
+
+def test_history_tells_what_each_version_changed_and_keeps_it(
+    study: Study, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _predict(study, _square(2, 8))
+    _predict(study, _square(3, 8))
+    _finish(study, _square(2, 8), [1])
+    _finish(study, _square(2, 8, 2), [1])
+
+    def told(*options: str) -> list[Any]:
+        return [row["changes"] for row in command("list", *options).data["versions"]]
+
+    assert told() == [None] * 4
+    first = told("--changes")
+    assert first == [
+        None,
+        [{"id": 1, "added": 0, "removed": 36}, {"id": 2, "added": 36, "removed": 0}],
+        None,
+        [{"id": 1, "added": 0, "removed": 48}],
+    ]
+    monkeypatch.setattr(Study, "compare", None)
+    assert told("--changes") == first
+    assert run(["history", "list", str(study.folder), "--changes"]) == 0
+
+
+def test_changes_of_unreadable_versions_are_left_out(study: Study, tmp_path: Path) -> None:
+    for first in (2, 3, 4):
+        _predict(study, _square(first, 8))
+    rows = study.version_rows()
+    folder = study.folder / "cases" / "c" / "predictions"
+    path = folder / "0002" / "label.seg.nrrd"
+    path.write_bytes(b"x" * path.stat().st_size)
+    (study.cache_dir / "history").write_text("in the way")
+
+    assert changes(study, rows) == {}
 
 
 def test_history_prunes_only_when_told(study: Study, command: Callable[..., Any]) -> None:

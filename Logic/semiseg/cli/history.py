@@ -20,6 +20,9 @@ from semiseg.errors import ConfigError
 from semiseg.events import Json
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from semiseg.rounds.changes import Change
     from semiseg.study.history import Comparison, Item, VersionRow
     from semiseg.study.study import Study
 
@@ -37,19 +40,40 @@ InCase = Annotated[str, typer.Option("--case", help="The case; none for a model.
 
 
 @app.command("list")
-def list_versions(context: typer.Context, folder: StudyFolder, cases: CaseIds = None) -> None:
+def list_versions(
+    context: typer.Context,
+    folder: StudyFolder,
+    cases: CaseIds = None,
+    changed: Annotated[
+        bool, typer.Option("--changes", help="Also what each changed; reads all voxels once.")
+    ] = False,
+) -> None:
     """Show every version of labels, segmentations and models.
 
     Data of the last event: "versions" of {"kind", "case", "number", "created", "what", "name",
-    "pinned", "newest", "bytes", "problem", "follows" (the label before it, or null), "voxels"}.
+    "pinned", "newest", "bytes", "problem", "follows" (the label before it, or null), "voxels",
+    "changes": with --changes a list of {"id", "added", "removed"} in voxels, else null}.
     """
+    from semiseg.rounds.changes import changes
     from semiseg.study.study import Study
 
     screen = screen_of(context)
     study = Study.open(folder)
     rows = study.version_rows(chosen_cases(study, cases))
-    screen.data(versions=[_as_json(row) for row in rows])
-    screen.table("Versions", _COLUMNS, [_cells(row) for row in rows])
+    found = changes(study, rows) if changed else {}
+    told: list[Json] = []
+    for row in rows:
+        each = found.get(row.item)
+        parts: list[Json] | None = None if each is None else [dict(vars(one)) for one in each]
+        told.append({**_as_json(row), "changes": parts})
+    screen.data(versions=told)
+    names = {structure.id: structure.name for structure in study.protocol.structures}
+    lines = [(*_cells(row), _changed(found.get(row.item, ()), names)) for row in rows]
+    screen.table("Versions", (*_COLUMNS, "changed voxels"), lines)
+
+
+def _changed(found: Iterable[Change], names: Mapping[int, str]) -> str:
+    return ", ".join(f"{names[one.id]} +{one.added} -{one.removed}" for one in found)
 
 
 @app.command("rounds")
