@@ -158,41 +158,47 @@ def tasks(settings: Settings) -> list[tuple[Scan, list[Scan]]]:
 
 def one_target(target: Scan, atlases: list[Scan], settings: Settings) -> dict:
     clock = time.process_time()
-    folder = Path(settings.out).with_suffix(".registrations")
-    results = [
-        cached_register(folder, target.source(), a.source(), a.config, both_ways=True)
-        for a in atlases
-    ]
-    moved = [
-        result.inverse.moved(drawn_places(scan.atlas))
-        for scan, result in zip(atlases, results, strict=True)
-        if result.inverse is not None
-    ]
+    transfers, grid = carried(target, atlases, settings)
     own = target.atlas
-    grid = fusion_grid(spaced_grid(own.grid, own.grid.spacing_mm_xyz), moved)
-    transfers = [
-        transfer(scan.atlas, result, (target.prepared, scan.prepared), grid)
-        for scan, result in zip(atlases, results, strict=True)
-    ]
     where = spaced_grid(own.grid, (3.0,) * 3)
     truth = resample_label(own.array, own.grid, where)
+    pairs = list(zip(atlases, transfers, strict=True))
     ways = {name: fuse(transfers, grid, name) for name in FUSIONS}
-    singles = {scan.name: fuse([one], grid) for scan, one in zip(atlases, transfers, strict=True)}
-    seconds = round(time.process_time() - clock, 1)
+    singles = {scan.name: fuse([one], grid) for scan, one in pairs}
+    scored = {n: scores(fused, where, truth, own.ids) for n, fused in (ways | singles).items()}
+    gates = {"vote": judged(target, atlases, transfers, ways["vote"], where)}
+    for scan, one in pairs:
+        gates[scan.name] = judged(target, [scan], [one], singles[scan.name], where)
     return {
         "modality": target.modality,
         "ids": list(own.ids),
-        "seconds": seconds,
-        "dice": {
-            name: scores(fused, where, truth, own.ids) for name, fused in (ways | singles).items()
-        },
+        "seconds": round(time.process_time() - clock, 1),
+        "dice": scored,
         "bins": {name: bins(fused, where, truth) for name, fused in ways.items()},
-        "gate": judged(target, atlases, transfers, ways["vote"], where)
-        | {
-            scan.name: judged(target, [scan], [one], singles[scan.name], where)["vote"]
-            for scan, one in zip(atlases, transfers, strict=True)
-        },
+        "gate": gates,
     }
+
+
+def carried(target: Scan, atlases: list[Scan], settings: Settings) -> tuple[list[Transfer], Grid]:
+    """The atlases' labels on the part of the target where they land."""
+    folder = Path(settings.out).with_suffix(".registrations")
+    found = [
+        (scan, cached_register(folder, target.source(), scan.source(), scan.config, both_ways=True))
+        for scan in atlases
+    ]
+    moved = [
+        result.inverse.moved(drawn_places(scan.atlas))
+        for scan, result in found
+        if result.inverse is not None
+    ]
+    own = target.atlas.grid
+    grid = fusion_grid(spaced_grid(own, own.spacing_mm_xyz), moved)
+    images = [(target.prepared, scan.prepared) for scan, _ in found]
+    transfers = [
+        transfer(scan.atlas, result, pair, grid)
+        for (scan, result), pair in zip(found, images, strict=True)
+    ]
+    return transfers, grid
 
 
 def scores(fused: Fused, where: Grid, truth: np.ndarray, ids: tuple[int, ...]) -> list[float]:
@@ -215,14 +221,14 @@ def bins(fused: Fused, where: Grid, truth: np.ndarray) -> list[list[float]]:
 
 def judged(
     target: Scan, atlases: list[Scan], transfers: list[Transfer], fused: Fused, where: Grid
-) -> dict:
+) -> float:
     girth = body_girth_mm2(target.prepared)
     scales = [girth / body_girth_mm2(scan.prepared) for scan in atlases]
     evidence = [one.evidence for one in transfers]
     ratios = volume_ratios(on_grid(fused, where)[0], where.voxel_ml, evidence, scales)
     names = {i: str(i) for i in fused.ids}
     found = judge_transfer(evidence, fused.agreement, ratios, names, PropagationConfig())
-    return {"vote": found.score}
+    return found.score
 
 
 def say(text: str) -> None:
