@@ -36,6 +36,10 @@ class Landmarks:
         """The same for the way back."""
         return Landmarks(fixed=self.moving, moving=self.fixed, weight=self.weight)
 
+    def both_ways(self, p: Tensor, onto_moving: Tensor, q: Tensor, onto_fixed: Tensor) -> Tensor:
+        """Mean `distance` of fixed nodes `p` and of moving nodes `q`."""
+        return (self.distance(p, onto_moving) + self.turned().distance(q, onto_fixed)) / 2
+
     def distance(self, nodes: Tensor, points_mm_zyx: Tensor) -> Tensor:
         """Weighted mean squared difference between fixed `nodes` and moving points (N, 3).
 

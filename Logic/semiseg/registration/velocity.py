@@ -7,6 +7,7 @@ al., MICCAI 2008 (both directions at once).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -75,8 +76,7 @@ def refine_velocity(
         apart = distance_at(moving, onto_moving, fixed.table[p])
         apart = (apart + distance_at(fixed, onto_fixed, moving.table[q])) / 2
         if landmarks is not None:
-            apart = apart + landmarks.distance(p, onto_moving) / 2
-            apart = apart + landmarks.turned().distance(q, onto_fixed) / 2
+            apart = apart + landmarks.both_ways(p, onto_moving, q, onto_fixed)
         return apart + settings.smoothness * roughness(velocity)
 
     return descend(velocity, loss, settings)
@@ -86,13 +86,15 @@ def domain(fixed: FeatureMap, knot_mm: float) -> Spline:
     """No motion, on a lattice that covers `fixed` with a margin."""
     nodes = math.ceil(_MARGIN_MM / fixed.spacing_mm)
     wide = [n + 2 * nodes for n in fixed.shape]
-    around = FeatureMap(
-        table=fixed.table[:0],
-        mask=torch.empty(wide, device=fixed.table.device),
-        origin_mm_zyx=fixed.origin_mm_zyx - nodes * fixed.spacing_mm,
-        spacing_mm=fixed.spacing_mm,
-    )
-    return zero_spline(around, knot_mm)
+    origin = fixed.origin_mm_zyx - nodes * fixed.spacing_mm
+    return zero_spline(_lattice(wide, origin, fixed.spacing_mm), knot_mm)
+
+
+def _lattice(shape: Sequence[int], origin_mm_zyx: Tensor, spacing_mm: float) -> FeatureMap:
+    """Nodes without features."""
+    mask = torch.empty(*shape, device=origin_mm_zyx.device)
+    empty = mask.new_empty(0, 1)
+    return FeatureMap(table=empty, mask=mask, origin_mm_zyx=origin_mm_zyx, spacing_mm=spacing_mm)
 
 
 def integrated(
@@ -110,12 +112,8 @@ def integrated(
     """
     spacing_mm = velocity.knot_mm if spacing_mm is None else spacing_mm
     lengths = [(n - 3) * velocity.knot_mm for n in velocity.coefficients.shape[1:]]
-    lattice = FeatureMap(
-        table=velocity.coefficients.new_empty(0, 1),
-        mask=torch.empty([round(length / spacing_mm) + 1 for length in lengths]),
-        origin_mm_zyx=velocity.origin_mm_zyx,
-        spacing_mm=spacing_mm,
-    )
+    shape = [round(length / spacing_mm) + 1 for length in lengths]
+    lattice = _lattice(shape, velocity.origin_mm_zyx, spacing_mm)
     values = expand(velocity.coefficients, velocity.bases(lattice)) / (spacing_mm * repeats)
     squarings = _squarings(values)
     values = values * ((-1.0 if backward else 1.0) / 2**squarings)
