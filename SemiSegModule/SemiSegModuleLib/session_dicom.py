@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,11 @@ class SeriesRequest:
 class DicomPart(CasePart):
     """The part of `Session` about DICOM, and about annotations from files.
 
-    `dicom_database` gives Slicer's database, or None.
+    `dicom_database` gives Slicer's database, or None; `to_database`: exported DICOM files are
+    put into it.
     """
+
+    to_database: bool = False
 
     dicom_database: Callable[[], Any] = staticmethod(dicom_database.database)  # type: ignore[assignment]
 
@@ -110,6 +114,20 @@ class DicomPart(CasePart):
                 on_end=lambda task, event: self._applied_first(task, event, arguments),
             )
         )
+
+    def show_in_database(self, event: Event) -> str:
+        """Put the DICOM files of an export into Slicer's database, if wanted; what to say of it."""
+        files = event.data.get("files")
+        names = [str(name) for name in files] if isinstance(files, list) else []
+        written = [name for name in names if name.endswith(".dcm")]
+        if not self.to_database or not written:
+            return ""
+        found = self.dicom_database()
+        if found is None:
+            return _("Slicer's DICOM database is closed, so the files were not added to it.")
+        for name in written:
+            self.later(partial(found.insert, name))
+        return _("Added to Slicer's DICOM database: {count}.").format(count=len(written))
 
     def dicom_files(self, node: Any) -> list[Path]:
         """The files of the series that `node` was loaded from; none when they are not there."""

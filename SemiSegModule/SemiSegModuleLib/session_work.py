@@ -275,7 +275,10 @@ class WorkPart(DicomPart):
                 self.say(_stopped(task.kind))
             self.report_failure(task, event)
             return
-        self.say(self._summary(task.kind, event, done))
+        said = [self._summary(task.kind, event, done)]
+        if task.kind == "export":
+            said.append(self.show_in_database(event))
+        self.say(" ".join(filter(None, said)))
         page = event.data.get("report")
         if task.kind == "report" and isinstance(page, str):
             self.open_page(Path(page))

@@ -59,6 +59,7 @@ def exporting(session: Any) -> Iterator[Any]:
 def annotating(session: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], Any]]:
     """`annotating(path)`: the Cases section's dialog for a label file."""
     import qt
+
     from SemiSegModuleLib.sections.cases import CasesSection
 
     found = CasesSection(session, str)
@@ -106,11 +107,22 @@ def test_seg_and_rtstruct_are_written_and_read_by_other_libraries(
     assert "c0 did not come from DICOM" in shown, shown
 
 
-def test_kept_identity_is_the_patients(exporting: Any, until: Until, tmp_path: Path) -> None:
+def test_kept_identity_is_the_patients_and_slicers_database_gets_the_files(
+    exporting: Any, until: Until, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ctk
+
+    import slicer
+
     pytest.importorskip("highdicom")
+    database = ctk.ctkDICOMDatabase()
+    monkeypatch.setattr(slicer, "dicomDatabase", database)
+    exporting.databaseCheckBox.checked = True
     export(exporting, until, tmp_path / "out", identity=1)
     (seg,) = (tmp_path / "out").rglob("*seg.dcm")
     assert str(pydicom.dcmread(seg).PatientName) == "Doe^Jane"
+    assert database.instanceForFile(str(seg)) == pydicom.dcmread(seg).SOPInstanceUID
+    assert "Added to Slicer's DICOM database: 2." in exporting.resultLabel.text
 
 
 def shifted(session: Any, tmp_path: Path) -> tuple[Path, np.ndarray]:

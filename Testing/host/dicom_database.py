@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import pydicom
 from PySide6 import QtCore
 
 
@@ -48,6 +47,8 @@ class ctkDICOMDatabase(QtCore.QObject):  # noqa: N801
 
     def insert(self, path: str, *_options: Any) -> None:
         """Take in a file; one that is no DICOM is passed over."""
+        import pydicom  # what never asks for the database loads no reader
+
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True)
         except (OSError, pydicom.errors.InvalidDicomError):

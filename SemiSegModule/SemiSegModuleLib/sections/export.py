@@ -91,6 +91,10 @@ class ExportSection:
         choices.export_folder = str(self.folderEdit.currentPath)
         self._show_enabled()
 
+    def onDatabase(self, *_args: Any) -> None:
+        """Whether DICOM files go into Slicer's database, too."""
+        self._session.to_database = bool(self.databaseCheckBox.checked)
+
     def onOpen(self, *_args: Any) -> None:
         """Open the folder with the files."""
         if self._result is not None:
@@ -125,20 +129,12 @@ class ExportSection:
         )
         self.formatBoxes = {choice.name: self._box(choice) for choice in formats()}
         self.tableLabel = label(_("Volumes and gray values are always written (measurements.csv)."))
-        self.identityCombo = self._combo([choice.title for choice in identities()])
-        self.identityCombo.toolTip = _(
-            "DICOM files carry the patient's name, id and birth date, which the archive needs and "
-            "nobody else may see"
-        )
         self.spaceCombo = self._combo([choice.title for choice in spaces()])
         self.spaceCombo.toolTip = _(
             "The direction of the axes of mesh files; Slicer reads both, since the files say which"
         )
-        self.folderEdit = ctk.ctkPathLineEdit()
-        self.folderEdit.filters = ctk.ctkPathLineEdit.Dirs
-        self.folderEdit.settingKey = "SemiSeg/ExportFolder"
-        self.folderEdit.toolTip = _("Where the files go; a folder that is missing is made")
-        self.folderEdit.connect("currentPathChanged(QString)", self.onChoice)
+        self._build_dicom()
+        self._build_folder()
         self.overwriteCheckBox = qt.QCheckBox(_("Replace files that are there already"))
         self.exportButton = button(_("Export"), self.onExport)
         self.reportButton = button(_("Report"), self.onReport)
@@ -154,6 +150,26 @@ class ExportSection:
             row(self.openButton, 1),
         )
 
+    def _build_dicom(self) -> None:
+        self.identityCombo = self._combo([choice.title for choice in identities()])
+        self.identityCombo.toolTip = _(
+            "DICOM files carry the patient's name, id and birth date, which the archive needs and "
+            "nobody else may see"
+        )
+        self.databaseCheckBox = qt.QCheckBox(_("Add to Slicer's DICOM database"))
+        self.databaseCheckBox.toolTip = _(
+            "The DICOM files are copied into the database of Slicer's DICOM module as well, from"
+            " which they can be loaded or sent to an archive"
+        )
+        self.databaseCheckBox.connect("toggled(bool)", self.onDatabase)
+
+    def _build_folder(self) -> None:
+        self.folderEdit = ctk.ctkPathLineEdit()
+        self.folderEdit.filters = ctk.ctkPathLineEdit.Dirs
+        self.folderEdit.settingKey = "SemiSeg/ExportFolder"
+        self.folderEdit.toolTip = _("Where the files go; a folder that is missing is made")
+        self.folderEdit.connect("currentPathChanged(QString)", self.onChoice)
+
     def _form(self) -> Any:
         form = qt.QFormLayout()
         form.fieldGrowthPolicy = qt.QFormLayout.AllNonFixedFieldsGrow
@@ -163,6 +179,7 @@ class ExportSection:
             form.addRow(_("Formats") if number == 0 else "", box)
         form.addRow("", self.tableLabel)
         form.addRow(_("Patient"), self.identityCombo)
+        form.addRow("", self.databaseCheckBox)
         form.addRow(_("Mesh axes"), self.spaceCombo)
         form.addRow(_("Folder"), self.folderEdit)
         self._identity_label = form.labelForField(self.identityCombo)
@@ -213,6 +230,7 @@ class ExportSection:
             made.toolTip = "\n".join(part for part in (tool_tip, reason) if part)
         dicom = bool(DICOM & set(self.ticked()))
         self.identityCombo.visible = self._identity_label.visible = dicom
+        self.databaseCheckBox.visible = dicom
         meshes = bool(MESHES & set(self.ticked()))
         self.spaceCombo.visible = self._space_label.visible = meshes
         self._show_line()
