@@ -18,6 +18,8 @@ from semiseg.errors import ConfigError
 from semiseg.images.grid import Grid
 from semiseg.images.labels import write_label
 from semiseg.images.reading import read_map, write_image
+from semiseg.report.report import write_report
+from semiseg.report.rounds import report_rounds
 from semiseg.rounds.changes import changes
 from semiseg.rounds.corrections import Correction, correction_of, corrections, record_corrections
 from semiseg.rounds.intervals import interval, summaries
@@ -328,6 +330,34 @@ def test_history_shows_rounds_with_advice(study: Study, command: Callable[..., A
     assert told["rounds"][1]["corrected"] == 3
     assert told["corrections"][0]["case_id"] == "c"
     assert run(["history", "rounds", str(study.folder)]) == 0
+
+
+def test_the_report_shows_rounds_advice_and_learning_curve(study: Study) -> None:
+    assert report_rounds(study) is None
+    _finish(study, _square(2, 8), [0])
+    _add_model(study, 0.7)
+    _predict(study, _square(2, 8))
+    _finish(study, _square(3, 9), [1, 2, 3])
+    _add_model(study)
+
+    found = report_rounds(study)
+
+    assert found is not None
+    assert found.advice == "Not known yet"
+    assert [series.name for series in found.charts[0].series] == [
+        "what was suggested",
+        "validation",
+    ]
+    page = write_report(study).read_text(encoding="utf-8")
+    assert "Another round?" in page
+    assert "Corrected slices" in page
+
+
+def test_a_model_without_figures_has_no_curve(study: Study) -> None:
+    _add_model(study)
+    found = report_rounds(study)
+    assert found is not None
+    assert found.charts == ()
 
 
 def test_history_compares_and_writes_the_changed_voxels(

@@ -20,6 +20,7 @@ from semiseg.report.evaluation_tables import EvaluationTable, evaluation_table, 
 from semiseg.report.learning import ModelReport, report_model
 from semiseg.report.privacy import Scrubber
 from semiseg.report.provenance import Provenance, file_name, provenance
+from semiseg.report.rounds import RoundsReport, report_rounds
 from semiseg.report.summary import Tile, summary_sentence, tiles
 from semiseg.study.protocol import Structure
 from semiseg.study.storage import make_folder, on_disk, write_bytes_atomic
@@ -53,6 +54,7 @@ class Page:
     evaluations: Sequence[EvaluationTable]
     earlier: Sequence[EvaluationTable]
     models: Sequence[ModelReport]
+    rounds: RoundsReport | None
     provenance: Provenance
     problems: Sequence[tuple[str, str]]
 
@@ -111,6 +113,7 @@ def _page(study: Study, scrub: Scrubber, cases: Sequence[CaseReport]) -> Page:
         evaluations=newest,
         earlier=[table for table in evaluations if table not in newest],
         models=models,
+        rounds=report_rounds(study),
         provenance=origin,
         problems=[(scrub(p.message), scrub(p.remedy)) for p in study.problems],
     )
