@@ -266,7 +266,7 @@ def test_an_image_that_is_refused_does_not_keep_the_others_out(
     images = [tmp_path / "c.nii.gz", _image(tmp_path / "e.nrrd", 5), tmp_path / "f.nrrd"]
     code, last, steps = _call("add", folder, *images, "--modality", "CT")
     assert (code, last.kind) == (0, "result")
-    assert last.data["added"] == [{"image": str(images[1]), "case": "e"}]
+    assert last.data["added"] == [{"image": str(images[1]), "case": "e", "notes": []}]
     refused: Any = last.data["refused"]
     assert [entry["image"] for entry in refused] == [str(images[0]), str(images[2])]
     assert "as the case 'c'" in refused[0]["error"]

@@ -11,9 +11,9 @@ from semiseg.cli.options import StudyFolder
 from semiseg.cli.screen import screen_of
 from semiseg.errors import ConfigError
 from semiseg.events import Json
-from semiseg.images.grid import PLANES, Plane
 
 if TYPE_CHECKING:
+    from semiseg.images.grid import Plane
     from semiseg.study.study import Study
 
 
@@ -56,6 +56,8 @@ def suggest(
       semiseg suggest abdomen
       semiseg suggest abdomen --n 1 --plane axial --at ct7 --mark
     """
+    from semiseg.images.grid import PLANES
+
     screen = screen_of(context)
     wrong = [name for name in plane or () if name not in PLANES]
     if wrong:
