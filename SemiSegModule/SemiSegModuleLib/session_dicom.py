@@ -194,5 +194,6 @@ class DicomPart(CasePart):
 def _listed(folder: Path, files: Sequence[Path]) -> Sequence[str]:
     """Write the list of files; a command line could not hold a thousand of them."""
     listing = folder / "files.txt"
-    listing.write_text("\n".join(map(str, files)), encoding="utf-8")
+    text = "\n".join(map(str, files))
+    listing.write_text(text, encoding="utf-8", errors="surrogateescape")
     return ["--files", str(listing)]

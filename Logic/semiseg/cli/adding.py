@@ -147,10 +147,10 @@ def _row(volume: Volume) -> Json:
 def _listed(listing: Path) -> list[Path]:
     """The paths in a list; ImageError when it cannot be read."""
     try:
-        lines = listing.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        text = listing.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
         raise ImageError(f"the list of files {listing} cannot be read: {error}") from error
-    return [Path(line) for line in lines if line.strip()]
+    return [Path(line) for line in text.split("\n") if line.strip()]
 
 
 def _remarks(study: Study, case: Case) -> list[str]:

@@ -48,7 +48,8 @@ def annotate(
         str, typer.Option(help="Plane of the slices: axial, coronal or sagittal.")
     ] = "axial",
     done: Annotated[
-        str, typer.Option(metavar="SLICES", help="Finished slices, from 0: 10,20,30-40, all or none.")
+        str,
+        typer.Option(metavar="SLICES", help="Finished slices, from 0: 10,20,30-40, or all, none."),
     ] = "",
     empty: Annotated[
         str, typer.Option(metavar="SLICES", help="Slices finished without a structure.")

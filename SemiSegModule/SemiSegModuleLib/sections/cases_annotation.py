@@ -11,6 +11,7 @@ from slicer.i18n import tr as _
 
 from semiseg.images.grid import PLANES
 from SemiSegModuleLib.qt_helpers import label, row
+from SemiSegModuleLib.sections.slice_words import plane_in_words
 
 _SLICES = re.compile(r"\s*\d+(\s*-\s*\d+)?(\s*,\s*\d+(\s*-\s*\d+)?)*\s*")
 
@@ -42,7 +43,7 @@ class AnnotationDialog:
         self.slicesEdit.placeholderText = _("For example 10,20,30-40, counted from 0")
         self.slicesEdit.accessibleName = _("Finished slices")
         self.planeCombo = qt.QComboBox()
-        self.planeCombo.addItems([self._plane(name) for name in PLANES])
+        self.planeCombo.addItems([plane_in_words(plane) for plane in PLANES])
         self.planeCombo.currentIndex = list(PLANES).index(self._session.plane)
         self.noteLabel = label()
         self.buttons = qt.QDialogButtonBox()
@@ -66,14 +67,6 @@ class AnnotationDialog:
         for part in (self.noneButton, self.noteLabel, self.buttons):
             layout.addWidget(part)
         self.dialog.resize(460, 260)
-
-    @staticmethod
-    def _plane(name: str) -> str:
-        return {
-            "axial": _("axial"),
-            "coronal": _("coronal"),
-            "sagittal": _("sagittal"),
-        }[name]
 
     def _show_state(self, *_args: Any) -> None:
         some = bool(self.someButton.checked)

@@ -12,7 +12,7 @@ from SemiSegModuleLib.dicom_database import Series, grouped
 from SemiSegModuleLib.qt_helpers import label
 
 _GREY = (122, 122, 122)
-_SERIES, _MODALITY, _IMAGES, _REMARK = range(4)
+_SERIES, _MODALITY, _IMAGES = range(3)
 
 
 class SeriesChooser:
@@ -76,7 +76,8 @@ class SeriesChooser:
         self.dialog.resize(720, 480)
 
     def _add_group(self, title: str, members: Sequence[Series]) -> None:
-        group = qt.QTreeWidgetItem([title])
+        group = qt.QTreeWidgetItem()
+        group.setText(_SERIES, title)
         group.setFlags(qt.Qt.ItemIsEnabled)
         self.tree.addTopLevelItem(group)
         group.setFirstColumnSpanned(True)
@@ -111,7 +112,9 @@ class SeriesChooser:
 def _item(series: Series) -> Any:
     name = "  ".join(part for part in (series.number, series.description) if part)
     values = [name or _("(no description)"), series.modality, str(series.images), series.refusal]
-    item = qt.QTreeWidgetItem(values)
+    item = qt.QTreeWidgetItem()
+    for column, value in enumerate(values):
+        item.setText(column, value)
     if series.refusal:
         item.setFlags(qt.Qt.ItemIsEnabled)
         for column in range(len(values)):
