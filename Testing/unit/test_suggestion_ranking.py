@@ -483,3 +483,14 @@ def test_uncertainty_is_told_by_case_structure_and_slice(
     assert told["c0"]["slices"]["axial"][20] > told["c0"]["slices"]["axial"][10] > 0
     assert run(["suggest", str(study.folder), "--doubts"]) == 0
     assert "Uncertainty" in capsys.readouterr().out
+
+
+def test_slices_of_one_call_keep_a_distance(tmp_path: Path) -> None:
+    study = _study(tmp_path, 1)
+    _predict(study, "c0", _truth(), np.full(_SHAPE, 0.5, np.float32))
+
+    found = suggest(study, SuggestConfig(n=30, planes=("axial",), reach_mm=40.0))
+
+    places = sorted(one.index for one in found)
+    assert len(places) > 3
+    assert min(np.diff(places)) * 5.0 >= 20.0

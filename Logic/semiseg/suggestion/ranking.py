@@ -95,8 +95,8 @@ def suggest(
     """The slices to draw next, best first, each as if those before it were drawn.
 
     Only cases of the training split are drawn; all count. Cases whose image or labels cannot be
-    read are said in an event and left out. Fewer than `n` when no more are undone; StudyError
-    when there is nothing to choose from.
+    read are said in an event and left out. Slices of one call keep half of `reach_mm` apart, so
+    there may be fewer than `n`; none when all are done. StudyError when there is no case to draw.
     """
     config = config or SuggestConfig()
     candidates = _candidates(study, config)
@@ -321,7 +321,10 @@ class _Search:
     def _is_free(self, view: CaseView, plane: Plane, node: Node, place: int) -> bool:
         entry = view.ledger.states.get(plane, {}).get(view.turned.index(plane, place), {})
         done = all(entry.get(i) in FINISHED for i in self._ids)
-        return not done and (node.case, plane, place) not in self._chosen
+        spacing = view.turned.spacing_mm_zyx[axis_of(plane)]
+        chosen = [k for case, one, k in self._chosen if (case, one) == (node.case, plane)]
+        near = any(abs(place - k) * spacing < self._config.reach_mm / 2 for k in chosen)
+        return not done and not near and place not in chosen
 
     def _settle(self, taken: _Plane, number: int) -> None:
         """What is drawn in one plane says something of the same case in the others, too."""
