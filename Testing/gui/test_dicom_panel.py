@@ -32,11 +32,22 @@ def database(application: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.fixture
-def live(live_session: Any, database: Any, tmp_path: Path) -> Iterator[SimpleNamespace]:
-    """The Cases section on an empty study; children are real."""
+def job_class(request: pytest.FixtureRequest, jobs: Any) -> Any:
+    """Real children, or, where a test asks for it by parameter, the same commands inline."""
+    if getattr(request, "param", "") != "inline":
+        return Job
+    jobs.hold = lambda _arguments: False
+    return jobs
+
+
+@pytest.fixture
+def live(
+    live_session: Any, job_class: Any, database: Any, tmp_path: Path
+) -> Iterator[SimpleNamespace]:
+    """The Cases section on an empty study."""
     from SemiSegModuleLib.sections.cases import CasesSection
 
-    session = live_session(Job)
+    session = live_session(job_class)
     found = CasesSection(session, str)
     session.listen(found.refresh)
     session.create_study(tmp_path / "study", "s")
@@ -117,6 +128,7 @@ def test_a_tilted_series_is_shown_straight_and_a_sentence_says_so(
     assert "lies on another grid than the study's image" in live.session.message
 
 
+@pytest.mark.parametrize("job_class", ["inline"], indirect=True)
 def test_without_its_files_a_volume_is_copied_and_a_sentence_says_what_is_lost(
     live: SimpleNamespace,
     loaded: Any,
@@ -181,6 +193,7 @@ def test_an_empty_database_says_where_to_begin(live: SimpleNamespace) -> None:
     assert live.section._chooser is None
 
 
+@pytest.mark.parametrize("job_class", ["inline"], indirect=True)
 def test_a_folder_with_echoes_and_gaps_asks_and_adds_what_is_checked(
     live: SimpleNamespace,
     until: Until,

@@ -34,9 +34,18 @@ def study(dicom_study: Callable[..., Study], tmp_path: Path) -> Study:
 
 
 @pytest.fixture
-def session(live_session: Any, study: Study, until: Until) -> Any:
-    """The study opened, CT-7 shown; children are real."""
-    made = live_session(Job)
+def job_class(request: pytest.FixtureRequest, jobs: Any) -> Any:
+    """Real children, or, where a test asks for it by parameter, the same commands inline."""
+    if getattr(request, "param", "") != "inline":
+        return Job
+    jobs.hold = lambda _arguments: False
+    return jobs
+
+
+@pytest.fixture
+def session(live_session: Any, job_class: Any, study: Study, until: Until) -> Any:
+    """The study opened, CT-7 shown."""
+    made = live_session(job_class)
     made.open_study(study.folder)
     made.select("CT-7")
     assert until(made, seconds=60)
@@ -107,6 +116,7 @@ def test_seg_and_rtstruct_are_written_and_read_by_other_libraries(
     assert "c0 did not come from DICOM" in shown, shown
 
 
+@pytest.mark.parametrize("job_class", ["inline"], indirect=True)
 def test_kept_identity_is_the_patients_and_slicers_database_gets_the_files(
     exporting: Any, until: Until, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +151,7 @@ def drawn(session: Any) -> np.ndarray:
     return layers.flat(grid)
 
 
+@pytest.mark.parametrize("job_class", ["inline"], indirect=True)
 def test_an_annotation_takes_the_place_of_what_was_drawn_and_is_shown(
     session: Any, annotating: Any, until: Until, tmp_path: Path
 ) -> None:
@@ -180,6 +191,7 @@ def test_only_the_named_slices_are_taken_after_strokes_were_applied(
     assert not session.message_is_error, session.message
 
 
+@pytest.mark.parametrize("job_class", ["inline"], indirect=True)
 def test_a_label_file_may_come_in_without_a_finished_slice(
     session: Any, annotating: Any, until: Until, tmp_path: Path
 ) -> None:
@@ -192,6 +204,7 @@ def test_a_label_file_may_come_in_without_a_finished_slice(
     assert np.array_equal(drawn(session), label)
 
 
+@pytest.mark.parametrize("job_class", ["inline"], indirect=True)
 def test_a_dicom_seg_of_the_study_comes_back_as_an_annotation(
     session: Any, exporting: Any, annotating: Any, until: Until, tmp_path: Path
 ) -> None:
@@ -207,6 +220,7 @@ def test_a_dicom_seg_of_the_study_comes_back_as_an_annotation(
         assert np.array_equal(drawn(session), label if file is path else before)
 
 
+@pytest.mark.parametrize("job_class", ["inline"], indirect=True)
 def test_a_label_of_another_grid_is_refused_and_nothing_changes(
     session: Any, annotating: Any, until: Until, tmp_path: Path
 ) -> None:
