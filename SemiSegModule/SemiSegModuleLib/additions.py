@@ -48,7 +48,7 @@ class Additions:
         if "choices" in event.data:
             self._choose(event, request or Path(image), image)
         elif isinstance(error, str):
-            self._refuse(error, image)
+            self._refuse(error, image, getattr(request, "name", "") or Path(image).name)
         elif "case" in event.data:
             self.added += 1
             case = event.data["case"]
@@ -72,11 +72,10 @@ class Additions:
             parts.append(_joined(self.notes) + ".")
         return " ".join(parts)
 
-    def _refuse(self, error: str, image: str) -> None:
+    def _refuse(self, error: str, image: str, name: str) -> None:
         if image in self._asked:
             self._known.append(error)
             return
-        name = Path(image).name
         self.refused.append(error if name in error else f"{name}: {error}")
 
     def _choose(self, event: Event, request: Any, image: str) -> None:

@@ -64,6 +64,13 @@ def files_of_series(found: Any | None, uid: str) -> list[Path]:
     return [path for path in map(Path, names) if path.is_file()]
 
 
+def name_of_series(found: Any | None, uid: str) -> str:
+    """A series in a few words that tell nothing of the patient: modality and number."""
+    fields = () if found is None else ("Modality", "SeriesNumber")
+    parts = [str(found.fieldForSeries(name, uid) or "") for name in fields]
+    return " ".join(part for part in parts if part) or uid
+
+
 def all_series(found: Any) -> list[Series]:
     """Every series, by patient, newest study first."""
     deadline = time.monotonic() + _HEADERS_FOR_S

@@ -24,8 +24,12 @@ from SemiSegModuleLib.tasks import Task
 
 @dataclass(frozen=True, kw_only=True)
 class SeriesRequest:
-    """A series to add: its files, which may lie in many folders, and the node made of them."""
+    """A series to add: its files, which may lie in many folders, and the node made of them.
 
+    `name` is what messages call it.
+    """
+
+    name: str
     files: tuple[Path, ...]
     node: Any = None
     options: tuple[str, ...] = ()
@@ -55,7 +59,8 @@ class DicomPart(CasePart):
             volumes.require_image(node) if files else volumes.require_usable(node)
         for node, modality, files in zip_longest(nodes, modalities, series):
             if files:
-                self._add_series(SeriesRequest(files=tuple(files), node=node))
+                name = str(node.GetName())
+                self._add_series(SeriesRequest(name=name, files=tuple(files), node=node))
             else:
                 self._add_volume(node, modality)
         self.say(_("Adding {count} scans ...").format(count=len(nodes)))
@@ -64,14 +69,15 @@ class DicomPart(CasePart):
     def add_database_series(self, uids: Sequence[str]) -> None:
         """Add series of Slicer's DICOM database; each is read in a child."""
         self.require_study()
+        found = self.dicom_database()
         for uid in uids:
-            files = dicom_database.files_of_series(self.dicom_database(), uid)
+            files = dicom_database.files_of_series(found, uid)
+            name = dicom_database.name_of_series(found, uid)
             if files:
-                self._add_series(SeriesRequest(files=tuple(files)))
+                self._add_series(SeriesRequest(name=name, files=tuple(files)))
             else:
-                self._additions.refused.append(
-                    _("the files of series {uid} are not there any more").format(uid=uid)
-                )
+                text = _("{name}: its files are not there any more; import them again")
+                self._additions.refused.append(text.format(name=name))
         self.say(_("Adding {count} scans ...").format(count=len(uids)))
         if self.tasks is not None and not self.tasks.pending("add"):
             self.all_added()

@@ -181,6 +181,25 @@ def test_series_that_are_not_loaded_are_listed_filtered_and_added(
     assert b"mrn-0815" not in kept.lower()
 
 
+@pytest.mark.parametrize("job_class", ["inline"], indirect=True)
+def test_a_series_is_not_added_twice_and_lost_files_are_told_by_the_series_name(
+    live: SimpleNamespace, until: Until, tmp_path: Path, dicom_series: SeriesMaker
+) -> None:
+    paths = [*dicom_series(tmp_path / "in"), *dicom_series(tmp_path / "b", key="b", modality="MR")]
+    for path in paths:
+        live.database.insert(str(path))
+    uids = [live.database.seriesForFile(str(path)) for path in (paths[0], paths[-1])]
+    for path in paths[5:]:
+        path.unlink()
+    for _turn in range(2):
+        live.session.add_database_series(uids)
+        assert until(live.session)
+    assert list(live.session.study.cases) == ["CT-7"]
+    said = live.session.message
+    assert "CT 7: the series is in the study already, as the case 'CT-7'" in said
+    assert "MR 7: its files are not there any more" in said
+
+
 def tick(item: Any) -> None:
     import qt
 
