@@ -273,7 +273,9 @@ def version(name):
     return version_of(name)
 metadata.version = version
 sys.meta_path.insert(0, NotYet())
-sys.path[:] = [p for p in sys.path if not p.startswith({root!r}) or p == {testing!r}]
+# The environment itself may lie in the source tree (.venv).
+kept = (sys.prefix, {testing!r})
+sys.path[:] = [p for p in sys.path if not p.startswith({root!r}) or p.startswith(kept)]
 
 import logging, os, time
 from pathlib import Path
