@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import qt
+import slicer
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.ScriptedLoadableModule import (
@@ -11,8 +12,6 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleTest,
     ScriptedLoadableModuleWidget,
 )
-
-import slicer
 
 _HERE = Path(__file__).resolve().parent
 _IN_SOURCE_TREE = (_HERE.parent / "Logic" / "semiseg").is_dir()

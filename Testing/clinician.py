@@ -13,9 +13,9 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import slicer
 from numpy.typing import NDArray
 
-import slicer
 from host.strokes import stroke, voxels_of
 
 Spin = Callable[..., bool]

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slicer.i18n import tr as _
-
 import slicer
+from slicer.i18n import tr as _
 
 DICOM_ATTRIBUTE = "DICOM.instanceUIDs"
 _IMAGE_TYPE = "0008,0008"

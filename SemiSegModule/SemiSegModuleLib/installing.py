@@ -12,9 +12,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Protocol, TextIO
 
+import slicer
 from slicer.i18n import tr as _
 
-import slicer
 from semiseg.errors import SemiSegError
 from SemiSegModuleLib.dependencies import Plan, pins
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import slicer
+
 from semiseg.errors import SemiSegError
 from semiseg.jobs import Job
 from SemiSegModuleLib.session_suggest import SuggestPart

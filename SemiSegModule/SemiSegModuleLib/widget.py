@@ -8,8 +8,8 @@ from typing import Any
 
 import ctk
 import qt
-
 import slicer
+
 from SemiSegModuleLib.message_line import MessageLine
 from SemiSegModuleLib.parameter_node import SemiSegModuleLogic
 from SemiSegModuleLib.qt_helpers import set_margins

@@ -35,6 +35,7 @@ class Tour:
 
     def __init__(self, pictures: Path | None, minutes: float) -> None:
         import slicer
+
         from clinician import Clinician
         from host.module_manager import load_module
         from host.watchdog import Watchdog
@@ -155,6 +156,7 @@ class Tour:
     def large(self) -> None:
         """The result on a 4K screen."""
         import slicer
+
         from host.window import MainWindow
 
         if self.pictures is None:

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 import psutil
-
 import slicer
+
 from semiseg.images.grid import Grid
 from semiseg.study.protocol import Protocol, common_structure
 

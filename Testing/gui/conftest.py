@@ -80,8 +80,8 @@ def panel(scene: Any) -> Iterator[Callable[..., Any]]:
     `panel().window`.
     """
     import qt
-
     import slicer
+
     from SemiSegModuleLib.widget import Panel
 
     made: list[Any] = []
@@ -155,6 +155,7 @@ def jobs() -> Any:
 def live_session(scene: Any) -> Iterator[Callable[..., Any]]:
     """Makes sessions on the scene, without widgets; `job_class` as in `Session`."""
     import slicer
+
     from SemiSegModuleLib.parameter_node import SemiSegModuleLogic
     from SemiSegModuleLib.session import Session
 

@@ -23,7 +23,6 @@ TILT = (1.0, 0.0, 0.0, 0.0, 0.9483237, -0.3173047)
 def database(application: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """An empty database of Slicer's."""
     import ctk
-
     import slicer
 
     made = ctk.ctkDICOMDatabase()

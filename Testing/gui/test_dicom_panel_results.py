@@ -121,7 +121,6 @@ def test_kept_identity_is_the_patients_and_slicers_database_gets_the_files(
     exporting: Any, until: Until, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ctk
-
     import slicer
 
     pytest.importorskip("highdicom")

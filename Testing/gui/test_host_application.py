@@ -118,9 +118,8 @@ def test_collapsed_areas_hide_what_is_put_into_them_later(application: Any) -> N
 
 
 def test_parameters_are_kept_in_the_node_under_their_names(application: Any, scene: Any) -> None:
-    from slicer.parameterNodeWrapper import parameterNodeWrapper
-
     import slicer
+    from slicer.parameterNodeWrapper import parameterNodeWrapper
 
     class Plain:
         name, minutes = "x", 2.5
@@ -145,7 +144,6 @@ def test_parameters_are_kept_in_the_node_under_their_names(application: Any, sce
 
 def test_a_scene_comes_back_from_a_bundle(application: Any, scene: Any, tmp_path: Any) -> None:
     import numpy as np
-
     import slicer
 
     slicer.util.addVolumeFromArray(np.arange(24, dtype=np.int16).reshape(2, 3, 4), name="scan")

@@ -95,9 +95,8 @@ def test_names_on_values_of_unknown_type_exist_somewhere(program: Program) -> No
 
 
 def test_vtk_names_on_values_of_unknown_type_exist_on_some_class(program: Program) -> None:
-    from vtkmodules import vtkCommonCore, vtkCommonDataModel, vtkCommonMath
-
     import slicer
+    from vtkmodules import vtkCommonCore, vtkCommonDataModel, vtkCommonMath
 
     known = set(program.defined) | OTHER_EXTENSIONS
     for module in (slicer, vtkCommonCore, vtkCommonDataModel, vtkCommonMath):
@@ -172,7 +171,6 @@ def _kind_of(value: Any) -> str:
 
 def test_what_the_stand_in_offers_exists_in_the_application(application: Any) -> None:
     import ctk
-
     import slicer
 
     kinds = [k for k in vars(ctk).values() if isinstance(k, type)]

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 @pytest.fixture
 def volume(scene: Any) -> Any:
     """An oblique-free 24 x 20 x 16 volume (xyz) in LPS order with a bright corner: R, A, S."""
-    import vtk
-
     import slicer
+    import vtk
 
     array = np.full((16, 20, 24), 10, np.int16)
     array[12:, :5, :6] = 100  # rows go to the back, columns to the left of the patient
@@ -48,6 +47,7 @@ def window(application: Any) -> Iterator[Any]:
 def view_picture(name: str, ras: tuple[float, float, float]) -> NDArray[np.uint8]:
     """What a view shows around its middle, with the slice moved to a point."""
     import slicer
+
     from host.painting import picture
 
     widget = slicer.app.layoutManager().sliceWidget(name)
@@ -77,6 +77,7 @@ def test_views_show_the_patient_as_slicer_does(
     window: Any, volume: Any, name: str, expected: tuple[str, str], letters: tuple[str, ...]
 ) -> None:
     import slicer
+
     from host import painting
 
     pixels = view_picture(name, (-4.0, -4.0, 39.0))
@@ -87,6 +88,7 @@ def test_views_show_the_patient_as_slicer_does(
 
 def test_segments_are_laid_over_with_their_color_and_visibility(window: Any, volume: Any) -> None:
     import slicer
+
     from host.strokes import stroke
 
     node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+import slicer
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -27,7 +28,6 @@ from hypothesis.stateful import (
 )
 from numpy.typing import NDArray
 
-import slicer
 from clinician import Clinician
 from host.jobs import Jobs
 from host.strokes import stroke

@@ -57,7 +57,6 @@ def confirm(monkeypatch: pytest.MonkeyPatch, *, answer: bool) -> list[str]:
 
 def volume(scene: Any, name: str, **attributes: str) -> Any:
     import numpy as np
-
     import slicer
 
     node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)

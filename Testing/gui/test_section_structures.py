@@ -216,7 +216,6 @@ def test_the_terminology_selector_starts_at_the_term_and_gives_another(
     section: Any, session: FakeSession
 ) -> None:
     import qt
-
     import slicer
 
     choose(section, "lesion")

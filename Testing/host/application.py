@@ -7,9 +7,9 @@ import tempfile
 from types import SimpleNamespace
 from typing import Any
 
+import slicer
 from PySide6 import QtCore, QtGui, QtWidgets
 
-import slicer
 from host.layout_manager import qSlicerLayoutManager
 
 

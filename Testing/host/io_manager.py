@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from PySide6 import QtCore
-
 import slicer
+from PySide6 import QtCore
 
 _SEGMENTATION_ENDINGS = (".seg.nrrd", ".seg.nii.gz", ".seg.vtm")
 _SCENE_ENDINGS = (".mrml", ".mrb")

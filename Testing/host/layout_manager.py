@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import slicer
 import vtk
 from PySide6 import QtCore, QtWidgets
-
-import slicer
 
 
 class qMRMLWidget(QtWidgets.QWidget):  # noqa: N801

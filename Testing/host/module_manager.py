@@ -7,9 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from PySide6 import QtCore, QtGui, QtWidgets
-
 import slicer
+from PySide6 import QtCore, QtGui, QtWidgets
 
 
 class qSlicerScriptedLoadableModuleWidget(QtWidgets.QWidget):  # noqa: N801

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import slicer
 import vtk
 from PySide6 import QtCore, QtWidgets
 
-import slicer
 from host.observations import Observations
 
 

@@ -6,9 +6,9 @@ import unittest
 from pathlib import Path
 from typing import Any
 
+import slicer
 from PySide6 import QtWidgets
 
-import slicer
 from host import parameters
 
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import slicer
 import vtk
 from PySide6 import QtCore, QtGui, QtWidgets
 
-import slicer
 from host.layout_manager import qMRMLWidget
 from host.node_widgets import qMRMLNodeComboBox
 from host.observations import Observations

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import slicer
 import vtk
 from numpy.typing import NDArray
 from vtk.util.numpy_support import numpy_to_vtk
-
-import slicer
 
 
 def oriented_image(volume: Any, voxels: NDArray[np.bool_]) -> Any:

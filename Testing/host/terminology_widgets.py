@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import slicer
 from PySide6 import QtCore, QtGui, QtWidgets
 
-import slicer
 from host.layout_manager import qMRMLWidget
 
 

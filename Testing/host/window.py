@@ -6,9 +6,9 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import slicer
 from PySide6 import QtCore, QtGui, QtWidgets
 
-import slicer
 from host import painting
 
 _BARS = {"Red": ("R", "#f34a33"), "Green": ("G", "#6eb04b"), "Yellow": ("Y", "#edd54c")}

@@ -6,8 +6,8 @@ import gc
 import weakref
 
 import pytest
-
 import slicer
+
 from SemiSegModuleLib.mrml import segments
 from SemiSegModuleLib.mrml.binding import CaseNodes, SceneBinding, bound_to, studies_in
 from SemiSegModuleLib.mrml.geometry import SceneError

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 import slicer
+
 from semiseg.images.grid import canonical
 from semiseg.study.protocol import common_structure
 from SemiSegModuleLib.mrml import segments, structures

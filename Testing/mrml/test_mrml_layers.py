@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import slicer
 import vtk
 import vtk.util.numpy_support
 
-import slicer
 from semiseg.study.protocol import Protocol, Structure
 from SemiSegModuleLib.mrml import segments
 from SemiSegModuleLib.mrml.geometry import SceneError, affine_ras, to_vtk

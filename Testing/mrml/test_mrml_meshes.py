@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 import slicer
+
 from semiseg.config import MeshFormat, MeshSpace
 from semiseg.images.grid import Grid
 from semiseg.meshes.files import Named, write_meshes

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 import slicer
+
 from semiseg.images.labels import read_label
 from SemiSegModuleLib.mrml import segments, structures
 from SemiSegModuleLib.mrml.binding import Callbacks, SceneBinding, studies_in

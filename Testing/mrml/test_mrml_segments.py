@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import slicer
 import vtk
 import vtk.util.numpy_support
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-import slicer
 from semiseg.images.grid import PLANES, Grid, canonical, plane_axis
 from semiseg.study.protocol import Protocol, common_structure
 from SemiSegModuleLib.mrml import segments

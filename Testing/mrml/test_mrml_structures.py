@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-
 import slicer
+
 from semiseg.study.protocol import Protocol, Structure, common_structure
 from SemiSegModuleLib.mrml import segments, structures
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import slicer
 import vtk
 
-import slicer
 from semiseg.errors import ImageError, StorageError
 from semiseg.images.grid import Grid
 from semiseg.images.reading import read_map, to_sitk, write_image

@@ -33,7 +33,6 @@ def run() -> int:
 
 def main() -> None:
     import qt
-
     import slicer
 
     # The application first has to finish its own start.

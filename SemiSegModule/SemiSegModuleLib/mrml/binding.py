@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import slicer
 import vtk
 
-import slicer
 from SemiSegModuleLib.mrml.structures import ROLE
 
 Role = Literal["volume", "drawn", "suggestion", "uncertainty"]

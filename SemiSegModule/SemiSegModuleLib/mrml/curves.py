@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import slicer
 import vtk
 from slicer.i18n import tr as _
-
-import slicer
 
 _CURVES = {
     "loss": (0.85, 0.37, 0.01),

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import slicer
 import vtk
 import vtk.util.numpy_support
 from numpy.typing import NDArray
 from slicer.i18n import tr as _
 
-import slicer
 from semiseg.images.grid import Grid
 from SemiSegModuleLib.mrml.geometry import (
     Placement,

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import slicer
 from numpy.typing import NDArray
 from slicer.i18n import tr as _
 
-import slicer
 from semiseg.images.grid import Grid, Plane, plane_axis
 from semiseg.study.protocol import Protocol
 from SemiSegModuleLib.mrml.geometry import SceneError, affine_ras, grid_of, to_vtk

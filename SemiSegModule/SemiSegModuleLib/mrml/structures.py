@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
+import slicer
 import vtk
 import vtk.util.numpy_support
 
-import slicer
 from semiseg.study.protocol import LARGEST_ID, Protocol, Structure
 from semiseg.study.terminology import ANATOMICAL_STRUCTURE, Code
 from SemiSegModuleLib.mrml.layers import LABELMAP, STRUCTURE_TAG, structure_id_of

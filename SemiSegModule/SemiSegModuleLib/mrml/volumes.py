@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+import slicer
 import vtk
 import vtk.util.numpy_support
 from numpy.typing import NDArray
 from slicer.i18n import tr as _
 
-import slicer
 from semiseg.errors import ImageError
 from semiseg.images.grid import Grid
 from semiseg.images.reading import Header, read_header, to_sitk

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import qt
+import slicer
 from slicer.i18n import tr as _
 
-import slicer
 from semiseg.images.grid import PLANES
 from SemiSegModuleLib.qt_helpers import button, column, label, row
 from SemiSegModuleLib.sections.annotate_help import help_text

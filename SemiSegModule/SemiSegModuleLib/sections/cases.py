@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import qt
+import slicer
 from slicer.i18n import tr as _
 
-import slicer
 from SemiSegModuleLib.qt_helpers import button, column, row
 from SemiSegModuleLib.sections.cases_adding import AddingPart
 from SemiSegModuleLib.sections.cases_table import CaseTable

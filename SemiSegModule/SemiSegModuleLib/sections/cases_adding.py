@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import qt
+import slicer
 from slicer.i18n import tr as _
 
-import slicer
 from semiseg.images.writing import SUFFIXES
 from SemiSegModuleLib.dicom_database import all_series
 from SemiSegModuleLib.mrml.volumes import require_image, require_usable

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import slicer
 from slicer.i18n import tr as _
 
-import slicer
 from semiseg.errors import SemiSegError
 from SemiSegModuleLib.dicom_database import instances_of
 

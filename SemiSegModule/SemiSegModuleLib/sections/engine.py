@@ -10,9 +10,9 @@ from typing import Any
 
 import ctk
 import qt
+import slicer
 from slicer.i18n import tr as _
 
-import slicer
 from semiseg.events import Event
 from semiseg.jobs import Job
 from SemiSegModuleLib.dependencies import Backend, Package, Plan, announce, look, plan, summary

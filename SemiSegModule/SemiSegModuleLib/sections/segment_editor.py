@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import slicer
+
 from SemiSegModuleLib.mrml.layers import structure_id_of
 from SemiSegModuleLib.mrml.structures import ROLE
 

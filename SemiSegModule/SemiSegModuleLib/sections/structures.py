@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import qt
+import slicer
 from slicer.i18n import tr as _
 
-import slicer
 from semiseg.errors import SemiSegError
 from semiseg.study.protocol import Protocol, Structure
 from semiseg.study.terminology import Code

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import qt
+import slicer
 from slicer.i18n import tr as _
 
-import slicer
 from semiseg.study.protocol import Structure
 from semiseg.study.terminology import ANATOMICAL_STRUCTURE, Code
 

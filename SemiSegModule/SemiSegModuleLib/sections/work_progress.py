@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import qt
+import slicer
 from slicer.i18n import tr as _
 
-import slicer
 from SemiSegModuleLib.mrml.curves import CurveNodes
 from SemiSegModuleLib.progress_words import progress_in_words
 from SemiSegModuleLib.qt_helpers import button, column, row
