@@ -25,7 +25,7 @@ from SemiSegModuleLib.session_drafts import DraftPart, flat
 from SemiSegModuleLib.tasks import Task
 
 _LOADED = "SemiSeg.Loaded"
-_SURE_BELOW = 20.0  # of 200 steps: what is less unsure than a tenth is not coloured
+_SURE_BELOW = 30.0  # of 200 steps: what is less unsure than 15 % is not colored
 
 
 class ViewPart(DraftPart):

@@ -72,9 +72,17 @@ class Tour:
         with self.watchdog.allowed("taking a picture"):
             for dark in (False, True):
                 set_palette(dark=dark)
-                self.spin(lambda: False, 0.2)
+                self.turn()
                 self.window.grab(self.pictures / f"{name}-{'dark' if dark else 'light'}.png")
             set_palette(dark=False)
+            self.turn()
+
+    def turn(self) -> None:
+        """Some turns of the event loop that no watchdog's beat can break up."""
+        import slicer
+
+        for _ in range(20):
+            slicer.app.processEvents()
 
     def annotate(self, case: Any, case_id: str) -> None:
         from clinician import OWN_WORK
@@ -143,7 +151,7 @@ class Tour:
             hand.click(hand.cases.addFilesButton)
         hand.wait(lambda: hand.session.message_is_error, 30, "the refusal")
         hand.settle()
-        self.scroll_to("study")
+        self.window._scroll.verticalScrollBar().value = 0
         self.shoot("7-error")
 
     def scroll_to(self, section: str) -> None:
