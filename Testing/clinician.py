@@ -80,8 +80,8 @@ class Clinician:
         before = len(self.session.rows())
         with mock.patch("qt.QFileDialog.getOpenFileNames", return_value=chosen):
             self.click(self.cases.addFilesButton)
-        self.wait(lambda: len(self.session.rows()) == before + len(chosen), what="the scans")
         with self.allowed("loading a volume"):  # the first one is shown by itself
+            self.wait(lambda: len(self.session.rows()) == before + len(chosen), what="the scans")
             self.wait(lambda: self.session.current is not None, what="the first scan")
 
     def add_structures(self, names: Iterable[str]) -> None:

@@ -45,6 +45,7 @@ class Watchdog:
         self.gaps: list[Gap] = []
         self._thread_id = threading.get_ident()
         self._stack: tuple[str, ...] = ()
+        self._reason = ""
         self._ended = threading.Event()
         self._sampler = threading.Thread(target=self._sample, daemon=True)
         self._timer: Any = None
@@ -68,12 +69,14 @@ class Watchdog:
 
     @contextmanager
     def allowed(self, reason: str) -> Iterator[None]:
-        """What happens inside may take its time; it is reported with its reason."""
+        """What happens inside, turns of the loop too, may take its time; it is told with its reason."""
         self._beat()
+        self._reason = reason
         try:
             yield
         finally:
-            self._beat(reason)
+            self._beat()
+            self._reason = ""
 
     def longest(self) -> Gap | None:
         """The longest gap that no exception allows."""
@@ -89,10 +92,11 @@ class Watchdog:
         self._last, self._last_cpu = time.perf_counter(), time.thread_time()
         self._stack = ()
 
-    def _beat(self, reason: str = "") -> None:
+    def _beat(self) -> None:
         now, cpu = time.perf_counter(), time.thread_time()
         if now - self._last >= self.threshold_s:
-            self.gaps.append(Gap(now - self._last, cpu - self._last_cpu, self._stack, reason))
+            gap = Gap(now - self._last, cpu - self._last_cpu, self._stack, self._reason)
+            self.gaps.append(gap)
         self._start()
 
     def _sample(self) -> None:
