@@ -69,7 +69,7 @@ class Watchdog:
 
     @contextmanager
     def allowed(self, reason: str) -> Iterator[None]:
-        """What happens inside, turns of the loop too, may take its time; it is told with its reason."""
+        """What happens inside, turns of the loop too, may take its time; told with its reason."""
         self._beat()
         self._reason = reason
         try:
