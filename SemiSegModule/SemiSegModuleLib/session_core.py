@@ -60,7 +60,8 @@ class OpenCase:
     """A case whose nodes are in the scene.
 
     `base` is the human map on which the study and the drawn node last agreed; `sent`
-    holds the maps of drafts that were saved but not yet applied, by number.
+    holds the maps of drafts that were saved but not yet applied, by number. While an annotation
+    is taken in, `held`, drafts wait: the drawn node does not show what is taken in yet.
     """
 
     grid: Grid
@@ -73,6 +74,7 @@ class OpenCase:
     unapplied_since: float | None = None
     suggested: dict[Plane, NDArray[np.bool_]] = field(default_factory=dict)
     suggestion_text: str = ""
+    held: bool = False
     conflict: str = ""
     segments_changed: bool = False
 

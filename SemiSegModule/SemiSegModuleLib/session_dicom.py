@@ -169,6 +169,7 @@ class DicomPart(CasePart):
             self._annotate(task.case_id, arguments)
 
     def _annotate(self, case_id: str, arguments: list[str]) -> None:
+        self._hold(case_id, held=True)
         self.serve(
             Task(
                 kind="annotate",
@@ -180,10 +181,17 @@ class DicomPart(CasePart):
         )
         self.say(_("Taking in the annotation ..."))
 
+    def _hold(self, case_id: str | None, *, held: bool) -> None:
+        """Keep a draft that does not know the annotation from erasing it, until it is shown."""
+        opened = self.open_cases.get(case_id) if case_id else None
+        if opened is not None:
+            opened.held = held
+
     def _annotate_ended(self, task: Task, event: Event) -> None:
         before = self.protocol()
         self.reload_study()
         if event.kind == "error":
+            self._hold(task.case_id, held=False)
             self.report_failure(task, event)
             return
         if self.protocol() != before:  # an empty study takes the file's structures

@@ -132,6 +132,8 @@ class DraftPart(SessionCore):
         for case_id, opened in list(self.open_cases.items()):
             if opened.segments_changed:
                 self.sync_protocol(case_id)
+            if opened.held:
+                continue
             if opened.dirty_since is not None:
                 quiet = now - opened.touched_at >= _QUIET_S
                 if quiet or now - opened.dirty_since >= _LONGEST_S:

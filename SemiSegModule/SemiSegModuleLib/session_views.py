@@ -209,10 +209,12 @@ class ViewPart(DraftPart):
 
     def _view_ended(self, task: Task, event: Event) -> None:
         case_id = task.case_id or ""
+        opened = self.open_cases.get(case_id)
+        if opened is not None:
+            opened.held = False
         if event.kind == "error":
             self.report_failure(task, event)
             return
-        opened = self.open_cases.get(case_id)
         files = event.data.get("files")
         if opened is None or not isinstance(files, dict):
             return
