@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,15 @@ Until = Callable[..., bool]
 
 @pytest.fixture
 def session(live_session: Any, jobs: Any, phantom_study: Any, until: Until) -> Any:
-    """An open study, c0 shown; taking in is told by the test, the clock is an hour fast."""
+    """An open study, c0 shown; taking in is told by the test, each look at the clock is a second."""
     study = phantom_study(annotated=0)
     jobs.hold = lambda arguments: arguments[0] == "annotate"
     made = live_session(jobs)
     made.open_study(study.folder)
     made.select("c0")
     assert until(made)
-    clock = made.now
-    made.now = lambda: clock() + 3600 * len(jobs.told)
+    seconds = itertools.count()
+    made.now = lambda: float(next(seconds))
     return made
 
 
