@@ -17,7 +17,7 @@ Until = Callable[..., bool]
 
 @pytest.fixture
 def session(live_session: Any, jobs: Any, phantom_study: Any, until: Until) -> Any:
-    """An open study, c0 shown; taking in is told by the test, each look at the clock is a second."""
+    """A study, c0 shown; taking in is told by the test; each look at the clock is a second."""
     study = phantom_study(annotated=0)
     jobs.hold = lambda arguments: arguments[0] == "annotate"
     made = live_session(jobs)
