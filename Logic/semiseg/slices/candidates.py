@@ -20,6 +20,8 @@ FILL_METHODS: tuple[FillMethod, ...] = get_args(FillMethod)
 _COARSE_RADIUS = 3
 _LEAST_TOLERANCE, _MOST_TOLERANCE = 0.02, 0.1
 _FINE_RADIUS, _FINE_TOLERANCE, _FINE_ROUNDS = 1, 0.07, 2
+# On coarser pixels edges are blurred: at 3 mm walking took .02 Dice from an MR scan.
+_WALKED_UP_TO_MM = 2.0
 _BAND_PIXELS, _SURE_PIXELS = 3.0, 2.0  # where edges lead the outline
 
 Opinion: TypeAlias = "tuple[Tensor, Tensor]"
@@ -81,8 +83,9 @@ class Guided:
                 itself.grey, [*sources, itself], radius=_FINE_RADIUS, tolerance=_FINE_TOLERANCE
             )
         pixel_mm = stack.clip_mm / CLIP_PIXELS
-        band, scale = _BAND_PIXELS * pixel_mm, _SURE_PIXELS * pixel_mm
-        score = walked(stack.grey[places], score, band=band, scale=scale)
+        if pixel_mm <= _WALKED_UP_TO_MM:
+            band, scale = _BAND_PIXELS * pixel_mm, _SURE_PIXELS * pixel_mm
+            score = walked(stack.grey[places], score, band=band, scale=scale)
         return _ended(score, targets, stack.clip_mm), agreement
 
     def _source(
