@@ -91,8 +91,11 @@ class CasePart(ProtocolPart):
     @told
     def unload_case(self, case_id: str) -> None:
         """Take the case's nodes out of the scene; everything stays in the study."""
-        self.save_drafts()
         opened = self.open_cases.get(case_id)
+        if opened is not None and opened.held:
+            text = _("{case} is taking in an annotation. Unload it when that has ended.")
+            raise StudyError(text.format(case=case_id))
+        self.save_drafts()
         if opened is not None and opened.dirty_since is not None:
             return  # not saved: said by save_drafts
         if opened is not None and opened.unapplied_since is not None:

@@ -87,15 +87,18 @@ class DraftPart(SessionCore):
 
     @told
     def save_drafts(self) -> None:
-        """Write all strokes now."""
+        """Write all strokes now; those of a case that takes in an annotation wait for it."""
         for case_id, opened in self.open_cases.items():
-            if opened.dirty_since is not None:
+            if opened.dirty_since is not None and not opened.held:
                 self._save_draft(case_id, opened)
 
-    def save_drafts_quietly(self) -> None:
-        """As `save_drafts`; one that cannot be written does not keep the others from it."""
+    def save_drafts_quietly(self, *, held: bool = False) -> None:
+        """As `save_drafts`; one that cannot be written does not keep the others from it.
+
+        `held`: those that wait, too, because their nodes are about to go.
+        """
         for case_id, opened in self.open_cases.items():
-            if opened.dirty_since is not None:
+            if opened.dirty_since is not None and (held or not opened.held):
                 try:
                     self._save_draft(case_id, opened)
                 except SemiSegError as error:

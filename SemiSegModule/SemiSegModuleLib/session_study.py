@@ -72,7 +72,7 @@ class StudyPart(WorkPart):
 
     def _require_saved(self) -> None:
         """What could not be saved stays in the scene under a name, if the user closes at all."""
-        self.save_drafts_quietly()
+        self.save_drafts_quietly(held=True)
         unsaved = [
             case_id
             for case_id, opened in self.open_cases.items()
@@ -95,7 +95,7 @@ class StudyPart(WorkPart):
             return
         self._cancel_pending_work()
         with self.asking_nothing():
-            self.save_drafts_quietly()
+            self.save_drafts_quietly(held=True)
         if self.tasks is not None:
             self.tasks.close()
         if self.binding is not None:
@@ -158,7 +158,7 @@ class StudyPart(WorkPart):
     def on_scene_closing(self) -> None:
         """The scene is about to be emptied: what was drawn must be safe before."""
         with self.asking_nothing():
-            self.save_drafts_quietly()
+            self.save_drafts_quietly(held=True)
 
     def on_scene_closed(self) -> None:
         """The nodes are gone: back to "no study"; the study stays on the disk."""

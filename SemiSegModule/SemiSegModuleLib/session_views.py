@@ -90,7 +90,7 @@ class ViewPart(DraftPart):
             return
         if role == "drawn":
             with self.asking_nothing():
-                self.save_drafts_quietly()
+                self.save_drafts_quietly(held=True)
             self.open_cases.pop(case_id)
         if role == "suggestion":
             opened.suggested = {}

@@ -54,6 +54,8 @@ def test_a_stroke_meanwhile_waits_for_what_is_taken_in(
     draw(session, 6, 2)
     for _ in range(3):
         session.tick()
+    session.save_drafts()
+    session.select("c1")
     assert session.study.drafts() == ()
     jobs.told[-1].end(slices=[])
     assert until(session)
@@ -72,3 +74,21 @@ def test_after_a_refusal_strokes_are_saved_again(session: Any, jobs: Any, until:
     session.tick()
     session.save_drafts()
     assert session.study.drafts() == ("c0",)
+
+
+def test_a_case_that_takes_in_an_annotation_is_not_unloaded(session: Any) -> None:
+    session.import_annotation(Path("drawn.nrrd"), done="none", plane="axial")
+    session.tick()
+    draw(session, 6, 2)
+    session.unload_case("c0")
+    assert "taking in an annotation" in session.message
+    assert "c0" in session.open_cases
+
+
+def test_closing_the_study_meanwhile_still_keeps_the_stroke(session: Any) -> None:
+    session.import_annotation(Path("drawn.nrrd"), done="none", plane="axial")
+    session.tick()
+    draw(session, 6, 2)
+    folder = session.study.folder
+    session.close_study()
+    assert Study.open(folder).drafts() == ("c0",)

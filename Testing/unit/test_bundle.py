@@ -101,7 +101,7 @@ def make_study(folder: Path, method: str = "supervised", spec: NetworkSpec = SPE
         "mirror_axes": [0],
         "modalities": ["CT", "MR"],
         "steps": 5,
-        "settings": {"start_from": "/home/doe/secret.zip"},
+        "settings": {"start_from": "/srv/doe/secret.zip"},
         "cases": {"jane_doe": {"digest": "0", "human": True}},
         "validation": {
             "kind": "split",
@@ -272,7 +272,7 @@ def test_words_that_identify_somebody_are_warned_of_before_writing(tmp_path: Pat
     study = make_study(tmp_path / "study")
     path = write_scan(tmp_path)
     study.add_case(path, case_id="c1", patient="Doe^Jane", modality="CT")
-    words = BundleWords(description="Trained on jane doe", authors="who@clinic.org, /home/x/y")
+    words = BundleWords(description="Trained on jane doe", authors="who@clinic.org, /srv/x/y")
     there: list[bool] = []
     events: list[Event] = []
 
@@ -283,7 +283,7 @@ def test_words_that_identify_somebody_are_warned_of_before_writing(tmp_path: Pat
     export_bundle(study, tmp_path / "b", words=words, emit=hear)
     assert there == [False]
     assert events[0].data["warning"] == "identifiable"
-    for found in ("the patient's name 'Doe^Jane'", "the path '/home/x/y'", "who@clinic.org"):
+    for found in ("the patient's name 'Doe^Jane'", "the path '/srv/x/y'", "who@clinic.org"):
         assert found in events[0].message
     export_bundle(study, study.folder / "b", words=words, emit=hear)
     assert len(events) == 1

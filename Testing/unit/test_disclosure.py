@@ -53,7 +53,7 @@ def warned(study: Study, folder: Path, **texts: str) -> tuple[str, ...]:
         ("scan of Jane Doe", "the patient's name 'Doe^Jane'"),
         ("DOE_JANE_ct", "the patient's name 'Doe^Jane'"),
         ("drawn by dr. who", "the drawer's name 'Dr Who'"),
-        ("from /home/who/scans/a.nii", "the path '/home/who/scans/a.nii'"),
+        ("from /srv/who/scans/a.nii", "the path '/srv/who/scans/a.nii'"),
         (r"from C:\Users\x\a.nii", r"the path 'C:\\Users\\x\\a.nii'"),
         ("ask who@clinic.org", "the address 'who@clinic.org'"),
     ],

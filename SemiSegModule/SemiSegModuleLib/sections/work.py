@@ -124,7 +124,9 @@ class WorkSection:
         self.minutesBox.minimum, self.minutesBox.maximum = 0.1, _LONGEST_MINUTES
         self.minutesBox.decimals = 1
         self.minutesBox.suffix = _(" min")
-        self.minutesBox.toolTip = _("How long to learn; Cancel keeps what was learned so far")
+        self.minutesBox.toolTip = _(
+            "How long to learn; after Cancel, Learn with the same choices goes on from there"
+        )
         self.minutesBox.connect("valueChanged(double)", self.onChoice)
         self.deviceBox = self._combo([_("Automatic"), _("Processor"), _("GPU (CUDA)")])
         self.deviceBox.toolTip = _("What computes; automatic takes the GPU where one works")
