@@ -211,7 +211,7 @@ def test_cancel_is_answered_at_once_and_kills_a_stubborn_child_after_its_grace(
     time.sleep(0.2)
     before = time.monotonic()
     tasks.cancel()
-    assert time.monotonic() - before < 0.1
+    assert time.monotonic() - before < 0.25  # the grace would be longer
     assert tick_until(tasks, lambda: tasks.idle, seconds=5)
     assert ends.events == [("learn", "error")]
     assert not alive(scripts.started[0].pid)

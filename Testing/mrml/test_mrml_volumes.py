@@ -159,7 +159,7 @@ def test_a_full_disk_is_told_in_words_and_leaves_no_file(world, tmp_path, monkey
     def fail(*_arguments, **_named):
         raise RuntimeError("no space left")
 
-    monkeypatch.setattr(volumes.sitk, "WriteImage", fail)
+    monkeypatch.setattr("SimpleITK.WriteImage", fail)
     with pytest.raises(StorageError, match="could not be written"):
         volumes.write_volume(world.volume(_grid("straight")), tmp_path / "out.nrrd")
     assert list(tmp_path.iterdir()) == []

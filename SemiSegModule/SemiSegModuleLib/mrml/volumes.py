@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 import slicer
 import vtk
 import vtk.util.numpy_support
@@ -144,6 +143,8 @@ def write_volume(node, path: Path) -> None:
 
     StorageError when the disk refuses. Bool is stored as 8-bit.
     """
+    import SimpleITK as sitk  # noqa: PLC0415 - a tenth of a second, only where it is needed
+
     image = to_sitk(array_of(node), grid_of(node))
     with replacing(path) as temporary:
         try:
