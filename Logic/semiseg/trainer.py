@@ -7,7 +7,6 @@ import hashlib
 import json
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import safetensors.torch
 import torch
 
 from semiseg import __version__
+from semiseg.clock import clock
 from semiseg.config import MODALITIES, TrainConfig, to_json
 from semiseg.devices import choose_device, set_threads
 from semiseg.events import Emit, Json, ignore
@@ -50,7 +50,7 @@ def train(
     Events of phase "train" carry loss, steps_per_s, seconds_left and validation_dice.
     NotEnoughLabelsError, ConfigError, DeviceError and StorageError say what is missing.
     """
-    start = time.monotonic()
+    start = clock(config.clock)()
     emit = emit if group.first else ignore
     set_threads(min(torch.get_num_threads(), usable_threads()))
     device = choose_device(config.device, emit)

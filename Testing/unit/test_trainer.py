@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from semiseg.config import PredictConfig, TrainConfig
-from semiseg.errors import DeviceError, NotEnoughLabelsError
+from semiseg.errors import ConfigError, DeviceError, NotEnoughLabelsError
 from semiseg.events import Event
 from semiseg.inference import predict
 from semiseg.learning.means import MEANS
@@ -102,6 +102,19 @@ def test_the_same_steps_give_the_same_bits(phantom_study: Make) -> None:
     assert one != other
     assert same(weights(study, one), weights(study, other))
     assert not same(weights(study, one), weights(study, train(study, config(seed=1))))
+
+
+def test_minutes_of_processor_time_are_kept(phantom_study: Make) -> None:
+    study = phantom_study()
+    start = time.process_time()
+    model_id = train(study, TrainConfig(minutes=0.05, device="cpu", clock="processor"))
+    assert time.process_time() - start < 0.05 * 60 * 1.3 + 2
+    assert study.model(model_id).info["steps"] > 3
+
+
+def test_a_clock_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ConfigError, match="wall"):
+        TrainConfig(clock="sundial")  # type: ignore[arg-type]
 
 
 def test_minutes_are_kept(phantom_study: Make) -> None:

@@ -17,6 +17,7 @@ from semiseg.cli.options import (
     shell_path,
 )
 from semiseg.cli.screen import screen_of
+from semiseg.clock import ClockName
 from semiseg.config import (
     Device,
     Dims,
@@ -130,6 +131,9 @@ def train(
         bool,
         typer.Option("--atlas-warps", help="Bend annotated scans towards other patients, too."),
     ] = False,
+    clock: Annotated[
+        str, typer.Option("--clock", help="What minutes are counted by: wall or processor.")
+    ] = "wall",
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start over, also where a stopped run could go on.")
     ] = False,
@@ -164,6 +168,7 @@ def train(
         sparing=sparing,
         deep_supervision=deep_supervision,
         atlas_warps=atlas_warps,
+        clock=cast("ClockName", clock),
     )
     from semiseg.study.study import Study
 

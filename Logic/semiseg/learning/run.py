@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from semiseg.clock import ClockName, clock
 from semiseg.data.cases import TrainingCase
 from semiseg.data.sampler import Sampler, SamplerSettings
 from semiseg.devices import is_out_of_memory, release_memory
@@ -63,6 +64,7 @@ class RunSettings:
     sparing: bool = False
     group: Group = ALONE
     start: Start | None = None
+    clock: ClockName = "wall"
 
 
 @dataclass
@@ -111,7 +113,8 @@ class Run:
         self.budget = Budget(seconds=None, steps=None)
         self.cases = list(cases)
         self._emit, self._on_save = emit, on_save
-        self._since = time.monotonic()
+        self._clock = clock(settings.clock)
+        self._since = self._clock()
         self._last_save = self._last_report = time.monotonic()
         self._save_s = 0.0
         self._losses: list[torch.Tensor] = []
@@ -133,7 +136,7 @@ class Run:
     @property
     def elapsed_s(self) -> float:
         """Seconds of training, those before a kill included."""
-        return self.state.elapsed_s + time.monotonic() - self._since
+        return self.state.elapsed_s + self._clock() - self._since
 
     @property
     def progress(self) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -12,6 +11,7 @@ from typing import Any, cast
 
 import torch
 
+from semiseg.clock import clock
 from semiseg.config import TrainConfig
 from semiseg.data.cases import TrainingCase, case_supervision, load_training_case
 from semiseg.data.supervision import Line, Wanted
@@ -57,7 +57,8 @@ class Session:
         self.study, self.config, self.found = study, config, found
         self._folder, self._emit = folder, emit
         self._method = method_class(config.method)
-        self._start = time.monotonic()
+        self._clock = clock(config.clock)
+        self._start = self._clock()
         self._images: dict[str, TrainingCase] = {}
         self.scheme: Scheme = choose_scheme(study, found, config)
         self._record: dict[str, Any] = {"spent_s": 0.0, "plan": None, "folds": {}, "score": None}
@@ -69,7 +70,7 @@ class Session:
     @property
     def spent_s(self) -> float:
         """Seconds spent on this training, those before a kill included."""
-        return float(self._record["spent_s"]) + time.monotonic() - self._start
+        return float(self._record["spent_s"]) + self._clock() - self._start
 
     @property
     def score(self) -> Mapping[str, Json] | None:
@@ -159,9 +160,9 @@ class Session:
         return self._scored(run, truth, fold.name).dice
 
     def _score_run(self, run: Run, cases: Sequence[TrainingCase]) -> None:
-        start = time.monotonic()
+        start = self._clock()
         found = self._scored(run, cases, "final")
-        self._record["score_s"] = time.monotonic() - start
+        self._record["score_s"] = self._clock() - start
         run.note(validation_dice=found.mean)
         self._keep_score(found, step=run.learner.step)
         message, figures = _score_event(found)
@@ -192,6 +193,7 @@ class Session:
             checkpoint_every_steps=self.config.checkpoint_every_steps,
             sparing=self.config.sparing,
             start=self._begin,
+            clock=self.config.clock,
             group=self.group,
         )
         return Run(settings, self.plan, cases, self._emit, on_save=self._save)
@@ -217,7 +219,7 @@ class Session:
             return self._begin.plan(plan, self.config)
         if self.config.minutes is None:
             return plan
-        speed = voxels_per_s(self.config.method, plan)
+        speed = voxels_per_s(self.config.method, plan, self._clock)
         return make_plan(
             self.found,
             self.config,

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import torch
 
+from semiseg.clock import Clock
 from semiseg.data.batch import Batch
 from semiseg.learning.learner import Learner
 from semiseg.learning.plan import Plan
@@ -17,7 +18,7 @@ _SIDE_IN_MULTIPLES = 6
 _TIMED_STEPS = 2
 
 
-def voxels_per_s(method: str, plan: Plan) -> float:
+def voxels_per_s(method: str, plan: Plan, now: Clock = time.perf_counter) -> float:
     """Voxels of patches per second that `method` learns from with networks as in `plan`.
 
     Made-up batches; one step to warm up, the faster of two that are timed.
@@ -28,10 +29,10 @@ def voxels_per_s(method: str, plan: Plan) -> float:
     batch = made_up(small, device)
     seconds = math.inf
     for timed in range(_TIMED_STEPS + 1):
-        start = time.perf_counter()
+        start = now()
         float(learner.learn(batch, 0.0))  # reading the loss waits for the device
         if timed:
-            seconds = min(seconds, time.perf_counter() - start)
+            seconds = min(seconds, now() - start)
     return small.voxels_per_step / seconds
 
 
