@@ -33,7 +33,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -97,6 +97,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", required=True, help="folder for one JSON file per run")
     parser.add_argument("--methods", default=REFERENCE)
     parser.add_argument("--labelled", default="4", help="numbers of labelled scans: 1,3,7")
+    parser.add_argument(
+        "--pool", type=int, help="patients of the pool that are used, labelled ones among them"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=2.0)
     parser.add_argument("--dims", default="auto", help="2: networks see single slices; 3; auto")
@@ -110,6 +113,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sparing", action="store_true", help="less work on unlabelled scans")
     parser.add_argument("--steps", type=int, help="end after so many steps instead")
     parser.add_argument("--threads", type=int, default=1, help="per run")
+    parser.add_argument(
+        "--clock", choices=("wall", "processor"), default="wall", help="what minutes are counted by"
+    )
     parser.add_argument("--parallel", type=int, default=1, help="runs at the same time")
     parser.add_argument("--device", default="auto")
     return parser.parse_args()
@@ -136,7 +142,10 @@ def measure(run: Run, scans: list[Scan], given: argparse.Namespace) -> dict:
     with tempfile.TemporaryDirectory(prefix="semiseg-methods-") as folder:
         study = Path(folder) / "study"
         result = run_loop(
-            study, loop_cases(run, scans), loop_config(run, given), sharing(study, given)
+            study,
+            loop_cases(run, pooled(run, scans, given.pool)),
+            loop_config(run, given),
+            sharing(study, given),
         )
         model = json.loads(next(study.glob("models/*/model.json")).read_text(encoding="utf-8"))
     dice = {f"{r['case']} {r['structure']}": r["dice"] for r in result.prediction_rows}
@@ -145,6 +154,7 @@ def measure(run: Run, scans: list[Scan], given: argparse.Namespace) -> dict:
         "dice": dice,
         "modality": {r["case"]: r["modality"] for r in result.prediction_rows},
         "labelled": sorted(labelled_names(run, scans)),
+        "pool": sum(s.pool for s in pooled(run, scans, given.pool)),
         "steps": model["steps"],
         "plan": model["plan"],
         "seconds": dict(result.seconds),
@@ -176,6 +186,14 @@ def labelled_names(run: Run, scans: list[Scan]) -> set[str]:
         chosen = set(rng.permutation(patients)[: run.labelled])
         names |= {scan.name for scan in ours if scan.patient in chosen}
     return names
+
+
+def pooled(run: Run, scans: list[Scan], patients: int | None) -> list[Scan]:
+    """The tests, and the scans of `patients` of the pool: the labelled ones and the next drawn."""
+    if patients is None:
+        return scans
+    names = labelled_names(replace(run, labelled=patients), scans)
+    return [scan for scan in scans if scan.name in names or not scan.pool]
 
 
 def loop_cases(run: Run, scans: list[Scan]) -> list:
@@ -215,6 +233,7 @@ def loop_config(run: Run, given: argparse.Namespace):
             device=given.device,
             dims=given.dims,
             sparing=given.sparing,
+            clock=given.clock,
             validation="none",
         ),
         predict_splits=("test",),
@@ -291,6 +310,8 @@ def require_settings(out: Path, given: argparse.Namespace) -> None:
         "dims",
         "sparing",
         "propagate",
+        "pool",
+        "clock",
         "device",
         "threads",
         "parallel",
