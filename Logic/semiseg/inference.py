@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from semiseg.cleanup import clean_up, rule_for
 from semiseg.config import MODALITIES, Modality, PredictConfig, to_json
@@ -49,6 +49,7 @@ from semiseg.study.case import Case
 from semiseg.study.study import Study
 
 _WORKSPACE_BYTES = 300_000_000
+Network = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,7 +86,8 @@ def predict_image(
     flips = _flips(model, config, notes)
     target = _Target(canonical(image.grid), model.classes, model.temperature)
     ready = to_training_grid(image, modality, model.spacing_mm_zyx)
-    plan = _segment(model, ready, config.overlap, flips, target, notes)
+    run = _Way(model=model, modality=modality, overlap=config.overlap, flips=flips)
+    plan = _segment(run, ready, target, notes)
     del ready  # as large as the image; the clean-up needs the room
     removed: dict[int, int] = {}
     if config.clean_up:
@@ -168,21 +170,29 @@ class _Target:
             self._uncertainty[part] = uncertainty.cpu().numpy()
 
 
-def _segment(
-    model: Model,
-    ready: TrainingImage,
-    overlap: float,
-    flips: tuple[tuple[int, ...], ...],
-    target: _Target,
-    notes: _Notes,
-) -> WindowPlan:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Way:
+    """How one image is segmented."""
+
+    model: Model
+    modality: Modality
+    overlap: float
+    flips: tuple[tuple[int, ...], ...]
+
+    def predictor(self, device: torch.device) -> Predictor:
+        """The model on `device` as the sliding windows ask for it."""
+        self.model.network.to(device).eval()
+        return _predictor(self.model.predictor(self.modality), self.flips)
+
+
+def _segment(way: _Way, ready: TrainingImage, target: _Target, notes: _Notes) -> WindowPlan:
     """Fill `target`; the plan that the memory sufficed for."""
     image = torch.from_numpy(ready.array)
     shape = ready.grid.shape_zyx
-    for plan in _plans(model, shape, overlap):
+    for plan in _plans(way.model, shape, way.overlap):
         progress = Progress(notes.emit, "predict", count_windows(shape, plan))
         progress.update(0)
-        predictor = _predictor(model.network.to(plan.device).eval(), flips)
+        predictor = way.predictor(plan.device)
         chunks = stream_probabilities(
             predictor, image, plan, fill=ready.fill, on_windows=progress.update
         )
@@ -203,7 +213,7 @@ def _segment(
     )
 
 
-def _predictor(network: nn.Module, flips: tuple[tuple[int, ...], ...]) -> Predictor:
+def _predictor(network: Network, flips: tuple[tuple[int, ...], ...]) -> Predictor:
     """Mean class probabilities of `network` over mirrored windows (B, 1, D, H, W)."""
 
     @torch.inference_mode()
@@ -223,7 +233,7 @@ def _predictor(network: nn.Module, flips: tuple[tuple[int, ...], ...]) -> Predic
     return predictor
 
 
-def _logits(network: nn.Module, windows: Tensor) -> Tensor:
+def _logits(network: Network, windows: Tensor) -> Tensor:
     """Float32 logits; in half precision on a GPU, unless that overflows."""
     flat = windows.shape[2] == 1
     given = windows.squeeze(2) if flat else windows

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -31,7 +31,8 @@ Zyx = tuple[int, int, int]
 class Model:
     """A trained network and what must be known to run it.
 
-    `network` maps (B, 1, *) to logits (B, C, *); it is 2-D where windows are one slice deep.
+    `network` holds all weights and maps (B, 1, *) to logits (B, C, *); it is 2-D where windows are
+    one slice deep. `predictors` are what does so for images of one modality alone.
     `classes[c]` is the structure id of channel c, 0 for background. `mirror_axes` are the axes
     (0 z, 1 y, 2 x) along which it learned from mirrored images too. Sides of windows must be
     multiples of `multiple_zyx`. `temperature` tells how far probabilities are to be trusted: above
@@ -50,6 +51,11 @@ class Model:
     temperature: float = 1.0
     device: torch.device
     study_id: str | None = None
+    predictors: Mapping[Modality, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+
+    def predictor(self, modality: Modality) -> Callable[[Tensor], Tensor]:
+        """What maps images of `modality` to logits, with the weights of `network`."""
+        return self.predictors.get(modality, self.network)
 
 
 def load_model(folder: Path, device: torch.device) -> Model:
@@ -80,6 +86,7 @@ def load_model(folder: Path, device: torch.device) -> Model:
         temperature=_temperature(fields),
         device=device,
         study_id=fields.optional_text("study_id"),
+        predictors={modality: method.predictor(modality) for modality in MODALITIES},
     )
 
 

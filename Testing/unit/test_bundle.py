@@ -588,3 +588,20 @@ def test_commands_hand_a_model_on_and_take_it_over(
     assert "is now model 2" in capsys.readouterr().out
     assert run(["model", "export", str(study.folder), str(target)]) != 0
     assert "exists already" in capsys.readouterr().err
+
+
+def test_model_with_a_network_for_each_modality_is_not_bundled_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = make_study(tmp_path / "study", "cross_pseudo")
+
+    def own(self: Any, modality: str) -> Any:
+        return self.networks["one" if modality == "CT" else "other"]
+
+    monkeypatch.setattr("semiseg.methods.cross_pseudo.CrossPseudoSupervision.predictor", own)
+    model = load_model(study.model().folder, torch.device("cpu"))
+    image = torch.randn(1, 1, 8, 16, 16)
+    assert not torch.equal(model.predictor("CT")(image), model.predictor("MR")(image))
+    with pytest.raises(StudyError, match="one network for CT and another for MR"):
+        export_bundle(study, tmp_path / "b.zip")
+    assert not (tmp_path / "b.zip").exists()

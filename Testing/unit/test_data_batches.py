@@ -429,3 +429,41 @@ def test_drift_lies_between_its_knots() -> None:
     warp = Warp(centre=np.array([3.0, 1.5, 1.5]), matrix=np.eye(3), bend=None, drift=drift)
     seen, _, _ = Source(image, 99.0, {}).cut(warp, (7, 4, 4))
     assert seen[:4, 0, 0].tolist() == pytest.approx([0, 1.5, 3, 4.5], abs=1e-5)
+
+
+def in_turn(n_labelled: int, n_unlabelled: int) -> SamplerSettings:
+    return replace(PLAIN, n_labelled=n_labelled, n_unlabelled=n_unlabelled, modalities_in_turn=True)
+
+
+@pytest.mark.parametrize(("n_labelled", "n_unlabelled"), [(1, 1), (2, 2), (3, 3), (2, 1)])
+def test_modalities_take_turns_through_the_whole_batch(n_labelled: int, n_unlabelled: int) -> None:
+    sampler = Sampler(CASES, in_turn(n_labelled, n_unlabelled), CPU)
+    first = set()
+    for step in range(12):
+        modality = sampler.batch(step).modality
+        first.add(int(modality[0]))
+        assert (modality.diff().abs() == 1).all()
+    assert first == {0, 1}
+
+
+def test_a_part_with_one_modality_only_gives_that_and_the_other_part_still_alternates() -> None:
+    cases = [case("a"), case("d"), case("b", "MR", labelled=False)]
+    sampler = Sampler(cases, in_turn(2, 2), CPU)
+    batches = [sampler.batch(step) for step in range(12)]
+    assert not any(batch.modality[:2].any() for batch in batches)
+    assert all(sorted(batch.modality[2:].tolist()) == [0, 1] for batch in batches)
+    assert {name for batch in batches for name in batch.case} == {"a", "b", "d"}
+
+
+def test_turns_are_a_function_of_seed_and_step_with_and_without_unlabelled_samples() -> None:
+    one, other = (Sampler(CASES, in_turn(3, 2), CPU) for _ in range(2))
+    one.batch(0)
+    assert torch.equal(one.batch(5).image, other.batch(5).image)
+    alone = other.batch(5, unlabelled=False)
+    assert torch.equal(one.batch(5).image[:3], alone.image)
+    assert alone.case == one.batch(5).case[:3]
+
+
+def test_methods_that_do_not_ask_see_the_batches_that_they_always_saw() -> None:
+    corners = Sampler(CASES, PLAIN, CPU).batch(4).image[:, 0, 0, 0, 0]
+    assert corners.tolist() == pytest.approx([-0.5278, -0.8060, -0.1429], abs=1e-4)

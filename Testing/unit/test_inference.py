@@ -383,3 +383,12 @@ def test_no_tensor_holds_the_probabilities_of_the_whole_volume(
         run(model, image)
     assert seen.largest <= image.array.nbytes  # a third of all probabilities
     assert memory_needed(model, grid) > 13 * image.array.size
+
+
+def test_each_modality_is_segmented_by_its_own_network_where_there_is_one() -> None:
+    image = ball_image(oblique((12, 30, 30), (2.0, 1.5, 1.5)))
+    all_liver = Threshold()
+    model = make_model(predictors={"MR": lambda windows: all_liver(torch.full_like(windows, 0.4))})
+    config = PredictConfig(clean_up=False)
+    assert set(np.unique(predict_image(model, image, "CT", config).label)) == {0, 7, 9}
+    assert set(np.unique(predict_image(model, image, "MR", config).label)) == {7}

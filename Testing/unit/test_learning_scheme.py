@@ -161,3 +161,23 @@ def test_segmentation_covers_images_smaller_than_the_patch(phantom_study: Make) 
         rows = score(method, plan, [case], found.classes).dice["c0"]
     assert all(0 <= value <= 1 for value in rows.values())
     assert np.isfinite(list(rows.values())).all()
+
+
+class ByModality(Constant):
+    """Says channel 1 to MR, background to CT."""
+
+    def predictor(self, modality: str) -> Any:
+        return Constant(int(modality == "MR")).predict
+
+
+def test_cases_are_scored_with_the_network_of_their_modality(phantom_study: Make) -> None:
+    study = phantom_study()
+    found = survey(study, use_propagated=True)
+    plan = make_plan(found, TrainConfig(steps=1, minutes=None), "cpu")
+    case = load_training_case(
+        study, study.cases["c0"], plan.spacing_mm_zyx, Wanted(classes=found.classes)
+    )
+    both = [replace(case, id=name, modality=name) for name in ("CT", "MR")]
+    rows = score(ByModality(0), plan, both, found.classes).dice
+    assert rows["CT"][1] == 0
+    assert rows["MR"][1] > 0

@@ -17,6 +17,7 @@ from semiseg.bundle import layout
 from semiseg.bundle.runtime import Segmenter
 from semiseg.bundle.source import PACKAGE, bundle_scripts
 from semiseg.bundle.texts import NO_LICENSE, description, inference, metadata, readme
+from semiseg.config import MODALITIES
 from semiseg.disclosure import warn_of_identity
 from semiseg.errors import StorageError, StudyError
 from semiseg.events import Emit, Json, ignore
@@ -104,6 +105,7 @@ def _segmenter(model: Model, name: str) -> Segmenter:
     image = torch.randn(1, 1, *_check_shape(model), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = model.network(image)
+        _require_one(model, image, expected, name)
         for parts in (*([part] for part in networks), alike):
             made = _assembled(parts)
             if torch.allclose(made(image), expected, rtol=0, atol=_SAME_LOGITS / 10):
@@ -112,6 +114,17 @@ def _segmenter(model: Model, name: str) -> Segmenter:
         f"{name} was learned by a method whose network a bundle cannot hold; train with "
         "another method (for example supervised or mean_teacher), or export another model"
     )
+
+
+def _require_one(model: Model, image: Tensor, expected: Tensor, name: str) -> None:
+    """StudyError where CT and MR have networks of their own."""
+    for modality in MODALITIES:
+        own = model.predictor(modality)(image)
+        if not torch.allclose(own, expected, rtol=0, atol=_SAME_LOGITS / 10):
+            raise StudyError(
+                f"{name} has one network for CT and another for MR, and a bundle holds one for "
+                "both; segment with SemiSeg itself, or export a model of another method"
+            )
 
 
 def _assembled(parts: list[UNet]) -> Segmenter:

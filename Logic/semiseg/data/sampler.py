@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from semiseg.config import MODALITIES
+from semiseg.config import MODALITIES, Modality
 from semiseg.data.batch import Batch
 from semiseg.data.cases import TrainingCase
 from semiseg.data.greys import GreyRange, change_greys
@@ -24,14 +24,16 @@ _MAX_CENTRES = 20_000
 _BACKGROUND_CHANCE = 0.15
 _REACH = 0.7
 _DRIFT_CHANCE = 0.5
-Strata = list[NDArray[np.int64]]
+Strata = Mapping[tuple[Modality, bool], NDArray[np.int64]]
+"""Numbers of cases by modality, and by whether a human drew on them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerSettings:
     """Size of batches, and how far their samples are changed (None: not at all).
 
-    Patches that are one slice deep make 2-D batches. These always stay `within_slices`: nothing
+    `modalities_in_turn`: CT and MR alternate, not drawn. Patches that are one slice deep make 2-D
+    batches. These always stay `within_slices`: nothing
     moves from one slice to another, and level sets are those of slices.
     """
 
@@ -46,6 +48,7 @@ class SamplerSettings:
     level_sets: bool = False
     places: bool = False
     within_slices: bool = False
+    modalities_in_turn: bool = False
 
     @property
     def flat(self) -> bool:
@@ -70,7 +73,8 @@ class Sampler:
 
     Labelled: modality, then human or propagated labels, then case, then class, each evenly; the
     patch holds a known voxel of that class. Unlabelled: modality, case and place, evenly; labelled
-    cases are among them.
+    cases are among them. With modalities in turn, one of two begins by chance and they alternate
+    from the first labelled to the last unlabelled sample, but where a part has cases of one only.
     """
 
     def __init__(
@@ -102,9 +106,13 @@ class Sampler:
         """
         settings = self.settings
         rng = np.random.default_rng((settings.seed, step))
-        labelled = [self._sample(rng, self._labelled) for _ in range(settings.n_labelled)]
-        n_unlabelled = settings.n_unlabelled if unlabelled else 0
-        other = [self._sample(rng, self._all, blind=True) for _ in range(n_unlabelled)]
+        n, n_unlabelled = settings.n_labelled, settings.n_unlabelled if unlabelled else 0
+        turns: list[int | None] = [None] * (n + n_unlabelled)
+        if settings.modalities_in_turn:
+            first = int(rng.integers(len(MODALITIES)))
+            turns = [first + i for i in range(n + n_unlabelled)]
+        labelled = [self._sample(rng, _group(rng, self._labelled, turn)) for turn in turns[:n]]
+        other = [self._sample(rng, _group(rng, self._all, t), blind=True) for t in turns[n:]]
         samples = labelled + other
         numbers = [number for number, _ in samples]
         stacked = {
@@ -120,11 +128,10 @@ class Sampler:
         )
 
     def _sample(
-        self, rng: np.random.Generator, strata: Strata, *, blind: bool = False
+        self, rng: np.random.Generator, group: NDArray[np.int64], *, blind: bool = False
     ) -> tuple[int, dict[str, Tensor]]:
         """A case's number and its patch; `blind` to every label."""
         settings = self.settings
-        group = strata[rng.integers(len(strata))]
         number = int(group[rng.integers(len(group))])
         case = self._cases[number]
         voxel = _anywhere(rng, case.shape_zyx) if blind else self._known_voxel(rng, number)
@@ -241,12 +248,22 @@ def _centres(case: TrainingCase, seed: int) -> dict[int, NDArray[np.int64]]:
     return found
 
 
-def _strata(numbered: list[tuple[int, tuple[str, bool]]]) -> Strata:
+def _strata(numbered: list[tuple[int, tuple[Modality, bool]]]) -> Strata:
     """Case numbers by group."""
-    groups: dict[tuple[str, bool], list[int]] = {}
+    groups: dict[tuple[Modality, bool], list[int]] = {}
     for number, group in numbered:
         groups.setdefault(group, []).append(number)
-    return [np.array(groups[group]) for group in sorted(groups)]
+    return {group: np.array(groups[group]) for group in sorted(groups)}
+
+
+def _group(rng: np.random.Generator, strata: Strata, turn: int | None) -> NDArray[np.int64]:
+    """One of `strata` by chance, among those of the modality whose turn it is."""
+    found = list(strata.values())
+    if turn is not None:
+        modalities = sorted({modality for modality, _ in strata})
+        due = modalities[turn % len(modalities)]
+        found = [group for (modality, _), group in strata.items() if modality == due]
+    return found[rng.integers(len(found))]
 
 
 def _anywhere(rng: np.random.Generator, shape_zyx: Zyx) -> NDArray[np.int64]:

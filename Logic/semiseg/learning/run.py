@@ -218,6 +218,7 @@ class Run:
             level_sets=self.learner.method.uses_level_sets,
             places=self.learner.method.uses_places,
             within_slices=plan.network.within_slices,
+            modalities_in_turn=self.learner.method.uses_modalities,
         )
         return Sampler(self.cases, settings, torch.device(plan.device))
 

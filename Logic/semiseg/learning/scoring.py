@@ -78,11 +78,12 @@ def segment(
     `watch` gets the case, the first slice and probabilities (C, n, H, W), some slices at a time.
     """
     device = torch.device(plan.device)
+    predict = method.predictor(case.modality)
     window = WindowPlan(
         window_zyx=plan.patch_zyx, overlap=_OVERLAP, batch=2, device=device, sum_on=device
     )
     chunks = stream_probabilities(
-        lambda windows: _probabilities(method, windows),
+        lambda windows: _probabilities(predict, windows),
         torch.from_numpy(case.image.array),
         window,
         fill=case.image.fill,
@@ -96,10 +97,10 @@ def segment(
     return torch.cat(found).numpy()
 
 
-def _probabilities(method: Method, windows: Tensor) -> Tensor:
+def _probabilities(predict: Callable[[Tensor], Tensor], windows: Tensor) -> Tensor:
     """(B, C, d, h, w) of `windows` (B, 1, d, h, w); a slice is given to a 2-D network."""
     flat = windows.shape[2] == 1
-    logits = method.predict(windows.squeeze(2) if flat else windows)
+    logits = predict(windows.squeeze(2) if flat else windows)
     return (logits.unsqueeze(2) if flat else logits).float().softmax(dim=1)
 
 

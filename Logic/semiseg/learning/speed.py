@@ -54,7 +54,7 @@ def made_up(plan: Plan, device: torch.device) -> Batch:
         valid=torch.ones(shape),
         known=torch.ones(n, plan.network.n_classes, *patch, dtype=torch.bool),
         origin=torch.ones(shape, dtype=torch.uint8),
-        modality=torch.zeros(n, dtype=torch.int64),
+        modality=torch.arange(n) % 2,
         case=("made up",) * n,
         n_labelled=plan.n_labelled,
         place=torch.zeros(n, 3, *patch),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from semiseg.config import Modality
 from semiseg.data.batch import Batch
 from semiseg.errors import ConfigError
 from semiseg.networks import NetworkSpec
@@ -41,13 +42,15 @@ class Method(ABC):
 
     `uses_unlabelled`: whether batches should hold samples without labels; `uses_level_sets`:
     whether they should hold signed distances; `uses_places`: whether they should say where in
-    the body each voxel lies; `deeply_supervised`: whether its loss knows coarse heads. `modules`
-    make the model; `memory` is kept in checkpoints with them, but is no part of the model.
+    the body each voxel lies; `uses_modalities`: whether CT and MR should take turns in them;
+    `deeply_supervised`: whether its loss knows coarse heads. `modules` make the model; `memory` is
+    kept in checkpoints with them, but is no part of the model.
     """
 
     uses_unlabelled: bool = False
     uses_level_sets: bool = False
     uses_places: bool = False
+    uses_modalities: bool = False
     deeply_supervised: bool = False
     modules: nn.ModuleDict
 
@@ -76,6 +79,12 @@ class Method(ABC):
     @abstractmethod
     def predict(self, image: Tensor) -> Tensor:
         """Logits (B, C, *) of `image` (B, 1, *)."""
+
+    def predictor(self, modality: Modality) -> Callable[[Tensor], Tensor]:  # noqa: ARG002
+        """What maps images of `modality` to logits: `predict`, unless CT and MR have networks of
+        their own.
+        """
+        return self.predict
 
 
 def method_names() -> tuple[str, ...]:
