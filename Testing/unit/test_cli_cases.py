@@ -18,7 +18,7 @@ from semiseg.errors import ExitCode
 from semiseg.events import Event
 from semiseg.images.grid import Grid
 from semiseg.images.reading import write_image
-from semiseg.study.case import GateRecord
+from semiseg.study.case import GateRecord, Origin
 from semiseg.study.ledger import SliceState
 from semiseg.study.lock import hold_lock
 from semiseg.study.merge import Mark
@@ -232,6 +232,23 @@ def test_what_is_shown_is_written_for_memory_mapping(folder: Path, tmp_path: Pat
         "label_version": 2,
         "prediction_version": 1,
     }
+
+
+def test_who_set_each_voxel_is_written_when_asked_for(folder: Path, tmp_path: Path) -> None:
+    _programs(folder)
+    drawn = _map()
+    drawn[0] = 1
+    Study.open(folder).annotate("c", drawn)
+    _, last, _ = _call("view", folder, "c", "--out", tmp_path / "view", "--origin")
+    files: Any = last.data["files"]
+    origin = np.load(files["origin"])
+    assert origin.dtype == np.uint8
+    by_program = np.load(files["suggestion"]) > 0
+    assert set(np.unique(origin[0])) <= {Origin.HUMAN, Origin.CORRECTED}
+    assert (origin[by_program] == Origin.PREDICTED).all()
+    _, last, _ = _call("view", folder, "d", "--out", tmp_path / "view", "--origin")
+    files = last.data["files"]
+    assert not np.load(files["origin"]).any()
 
 
 def test_without_a_suggestion_there_is_the_human_map_alone(folder: Path, tmp_path: Path) -> None:

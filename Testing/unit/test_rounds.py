@@ -372,6 +372,16 @@ def test_history_compares_and_writes_the_changed_voxels(
     assert told["changed"] == 48
     assert told["structures"][0]["removed"] == 48
     assert read_map(out)[0].sum() == 48
+    assert told["files"] == {}
+
+    arrays = command(
+        "compare", "c", "prediction:1", "prediction:2", "--arrays", str(tmp_path / "maps")
+    ).data["files"]
+
+    for name, version in (("first", 1), ("second", 2)):
+        said = study.prediction("c", version)
+        assert said is not None
+        np.testing.assert_array_equal(np.load(arrays[name]), said.array)
 
 
 def test_history_goes_back(study: Study, command: Callable[..., Any]) -> None:
@@ -382,7 +392,11 @@ def test_history_goes_back(study: Study, command: Callable[..., Any]) -> None:
     for _ in range(2):
         _predict(study, _square(2, 8))
     assert command("back", "c", "prediction:1").data["prediction_version"] == 1
-    assert "goes back as a whole" in command("back", "c", "model:1", code=2).message
+    _predict(study, _square(3, 8))
+    mixed = command("back", "c", "prediction:1", "--structures", "liver").data
+    assert mixed["prediction_version"] == 4
+    assert "as in version 1" in study.version_rows()[-1].what
+    assert "segmenting with it anew" in command("back", "c", "model:1", code=2).message
 
 
 def test_history_tells_what_each_version_changed_and_keeps_it(
@@ -397,6 +411,11 @@ def test_history_tells_what_each_version_changed_and_keeps_it(
         return [row["changes"] for row in command("list", *options).data["versions"]]
 
     assert told() == [None] * 4
+    rows = command("list").data["versions"]
+    kinds = {(row["kind"], row["number"]): row for row in rows}
+    assert kinds["label", 2]["minutes"] is not None
+    assert kinds["prediction", 1]["uncertainty"] is not None
+    assert kinds["prediction", 1]["score"] is None
     first = told("--changes")
     assert first == [
         None,

@@ -264,6 +264,29 @@ def test_segmentations_after_the_one_gone_back_to_are_taken_back(study: Study) -
         study.roll_back_prediction("c", 3)
 
 
+def test_some_structures_of_an_earlier_segmentation_are_accepted(study: Study) -> None:
+    first, second = _map(1), _map(2, 3)
+    first[0] = 2
+    second[:1] = 1
+    study.predicted("c", first, _weights(0.2), model_id=1, info={})
+    study.predicted("c", second, _weights(0.6), model_id=2, info={})
+
+    new = study.accept_prediction("c", 1, [2])
+
+    assert new == 3
+    mixed = study.prediction("c")
+    assert mixed is not None
+    assert mixed.model_id == 2
+    np.testing.assert_array_equal(mixed.array[0], 2)
+    np.testing.assert_array_equal(mixed.array[1:], 0)
+    np.testing.assert_allclose(mixed.uncertainty[0], 0.2, atol=0.01)
+    np.testing.assert_allclose(mixed.uncertainty[1:3], 0.6, atol=0.01)
+    assert study.version_rows()[-1].what == "some structures as in version 1"
+    for version in (3, 7):
+        with pytest.raises(StudyError, match="not the newest"):
+            study.accept_prediction("c", version, [2])
+
+
 def test_comparing_counts_what_each_structure_gained_and_lost(study: Study) -> None:
     _predict(study, 1)
     _predict(study, 2)

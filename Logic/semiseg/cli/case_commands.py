@@ -193,13 +193,17 @@ def view(
     folder: StudyFolder,
     case_id: CaseId,
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder for the files.")],
+    origin: Annotated[
+        bool, typer.Option("--origin", help="Also who set each voxel (origin*.npy).")
+    ] = False,
 ) -> None:
     """Write what is shown of a case as plain arrays on the image's grid, for memory mapping.
 
-    human*.npy and suggestion*.npy (uint16) hold ids, uncertainty*.npy (uint8) steps of 1/200.
+    human*.npy and suggestion*.npy (uint16) hold ids, uncertainty*.npy (uint8) steps of 1/200,
+    origin*.npy (uint8) 0 nobody, 1 drawn, 2 propagated, 3 predicted, 4 corrected by a human.
     Data of the last event: "case", "label_version", "prediction_version", "source" (propagated,
     predicted or null), "text", and "files": paths of "human", "suggestion", "uncertainty", each
-    null if there is none. Older such files in FOLDER are removed.
+    null if there is none, with --origin "origin". Older such files in FOLDER are removed.
 
     \b
     Example:
@@ -221,7 +225,9 @@ def view(
         if said is None or said.uncertainty is None
         else np.rint(said.uncertainty * np.float32(_STEPS)).astype(np.uint8),
     }
-    files = _write_arrays(out, case_id, arrays)
+    if origin:
+        arrays["origin"] = shown.origin
+    files = write_arrays(out, case_id, arrays)
     screen.data(
         case=case_id,
         source=None if said is None else said.source,
@@ -240,7 +246,7 @@ def _versions(study: Study, case_id: str) -> dict[str, Json]:
     }
 
 
-def _write_arrays(folder: Path, case_id: str, arrays: _Arrays) -> dict[str, Json]:
+def write_arrays(folder: Path, case_id: str, arrays: _Arrays) -> dict[str, Json]:
     """Paths by name. No file is ever rewritten: another program may have it mapped."""
     import numpy as np
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from semiseg.cli.case_commands import write_arrays
 from semiseg.cli.options import (
     CaseId,
     CaseIds,
@@ -52,20 +53,24 @@ def list_versions(
 
     Data of the last event: "versions" of {"kind", "case", "number", "created", "what", "name",
     "pinned", "newest", "bytes", "problem", "follows" (the label before it, or null), "voxels",
+    "score" (a model's validation Dice, or null), "uncertainty" (of a segmentation, or null),
+    "minutes" (of drawing or learning, or null),
     "changes": with --changes a list of {"id", "added", "removed"} in voxels, else null}.
     """
     from semiseg.rounds.changes import changes
+    from semiseg.rounds.time import minutes_by_version
     from semiseg.study.study import Study
 
     screen = screen_of(context)
     study = Study.open(folder)
     rows = study.version_rows(chosen_cases(study, cases))
     found = changes(study, rows) if changed else {}
+    drawn = minutes_by_version(study)
     told: list[Json] = []
     for row in rows:
         each = found.get(row.item)
         parts: list[Json] | None = None if each is None else [dict(vars(one)) for one in each]
-        told.append({**_as_json(row), "changes": parts})
+        told.append({**_as_json(row), **_figures(row, drawn), "changes": parts})
     screen.data(versions=told)
     names = {structure.id: structure.name for structure in study.protocol.structures}
     lines = [(*_cells(row), _changed(found.get(row.item, ()), names)) for row in rows]
@@ -129,11 +134,15 @@ def compare(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the changed voxels (nii.gz, nrrd).")
     ] = None,
+    arrays: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write both maps as arrays.")
+    ] = None,
 ) -> None:
     """Say what differs between two versions of a case.
 
     Data of the last event: "case", "changed" (voxels), "structures" of {"id", "name",
-    "added_ml", "removed_ml", "added", "removed" (voxels)}, "file" or null.
+    "added_ml", "removed_ml", "added", "removed" (voxels)}, "file" or null; "files" with
+    --arrays: paths of "first" and "second" (uint16 ids on the image's grid, *.npy).
 
     \b
     Example:
@@ -156,7 +165,11 @@ def compare(
     count = int(np.count_nonzero(found.changed))
     screen.say(f"{count} voxels differ")
     file = None if out is None else str(out)
-    screen.data(case=case_id, changed=count, structures=[*parts], file=file)
+    files = {}
+    if arrays is not None:
+        one, other = (study.version_map(case_id, item) for item in (found.first, found.second))
+        files = write_arrays(arrays, case_id, {"first": one, "second": other})
+    screen.data(case=case_id, changed=count, structures=[*parts], file=file, files=files)
 
 
 @app.command()
@@ -172,8 +185,9 @@ def back(
 ) -> None:
     """Go back to an earlier label, as a new version, or to an earlier segmentation.
 
-    Drawings since then stay unless --human-too. Nothing is deleted. Data of the last event:
-    "case", "label_version", "prediction_version".
+    Drawings since then stay unless --human-too. Nothing is deleted. With --structures the others
+    stay as they are in the newest. Data of the last event: "case", "label_version",
+    "prediction_version".
 
     \b
     Example:
@@ -184,16 +198,19 @@ def back(
     screen = screen_of(context)
     study = Study.open(folder)
     item = _item(version, case_id)
+    ids = None if structures is None else structure_ids(study, structures)
     if item.kind == "label":
-        ids = None if structures is None else structure_ids(study, structures)
         new = study.roll_back(case_id, item.number, structure_ids=ids, keep_human=not human_too)
         screen.say(f"{case_id}: label version {new} is as version {item.number} was")
-    elif item.kind == "prediction" and not structures and not human_too:
+    elif item.kind == "prediction" and ids and not human_too:
+        new = study.accept_prediction(case_id, item.number, ids)
+        screen.say(f"{case_id}: segmentation {new} has these structures as in {item.number}")
+    elif item.kind == "prediction" and not human_too:
         gone = study.roll_back_prediction(case_id, item.number)
         screen.say(f"{case_id}: took back {len(gone)} segmentations after {item.number}")
     else:
         raise ConfigError(
-            "a segmentation goes back as a whole, and a model by segmenting with it anew "
+            "drawings go back with a label only, and a model by segmenting with it anew "
             "(semiseg predict STUDY --model NUMBER)"
         )
     labels, predictions = study.label_versions(case_id), study.prediction_versions(case_id)
@@ -312,6 +329,19 @@ def _as_json(row: VersionRow) -> dict[str, Json]:
         "problem": row.problem,
         "follows": row.info.get("follows"),
         "voxels": row.info.get("voxels"),
+    }
+
+
+def _figures(row: VersionRow, drawn: Mapping[tuple[str, int], float]) -> dict[str, Json]:
+    """Score, uncertainty and minutes, null where a version has none."""
+    kind, info = row.item.kind, row.info
+    told, seconds = info.get("validation"), info.get("seconds")
+    learned = round(seconds / 60, 2) if isinstance(seconds, int | float) else None
+    by_hand = drawn.get((row.item.case_id, row.item.number)) if kind == "label" else None
+    return {
+        "score": told.get("dice") if kind == "model" and isinstance(told, dict) else None,
+        "uncertainty": info.get("uncertainty") if kind == "prediction" else None,
+        "minutes": learned if kind == "model" else by_hand,
     }
 
 

@@ -23,6 +23,16 @@ def minutes_of(study: Study, case_id: str, version: int) -> float:
     return 0.0
 
 
+def minutes_by_version(study: Study) -> dict[tuple[str, int], float]:
+    """Minutes of human work behind each label version, by case and version."""
+    found = {}
+    for entry, minutes in worked(study.journal.read()):
+        case_id, version = entry.data.get("case"), entry.data.get("version")
+        if isinstance(case_id, str) and isinstance(version, int):
+            found[case_id, version] = round(minutes, 3)
+    return found
+
+
 def worked(entries: Sequence[Entry]) -> list[tuple[Entry, float]]:
     """The entries of human work and the minutes before each; 0 for the journal's first."""
     found = []

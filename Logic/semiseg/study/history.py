@@ -157,10 +157,29 @@ class History(Drafts, Suggestions):
             self._note("rolled_back", case=case_id, prediction=version)
             return later
 
+    def accept_prediction(self, case_id: str, version: int, structure_ids: Iterable[int]) -> int:
+        """Makes a segmentation with some structures as in `version`, the others as in the newest.
+
+        Returns its version. StudyError when `version` does not count or there is no newer one.
+        """
+        ids = self.protocol.require_ids(structure_ids)
+        versions = self.prediction_versions(case_id)
+        if version not in versions[:-1]:
+            raise StudyError(f"{case_id} has no segmentation {version} that is not the newest")
+        earlier, newest = self.prediction(case_id, version), self.prediction(case_id)
+        if earlier is None or newest is None:
+            raise StudyError(f"{case_id}: its newest segmentation cannot be read")
+        back = np.isin(earlier.array, ids)
+        gone = np.isin(newest.array, ids)
+        array = np.where(back, earlier.array, np.where(gone, np.uint16(0), newest.array))
+        unsure = np.where(back | gone, earlier.uncertainty, newest.uncertainty)
+        told: dict[str, Json] = {"accepted": {"version": version, "structures": list(ids)}}
+        return self.predicted(case_id, array, unsure, model_id=newest.model_id, info=told)
+
     def compare(self, case_id: str, first: Item, second: Item) -> Comparison:
         """What differs between two versions of a case's label or segmentation."""
         case = self.case(case_id)
-        one, other = (self._map_of(case, item) for item in (first, second))
+        one, other = (self.version_map(case_id, item) for item in (first, second))
         changed = one != other
         return Comparison(
             case_id=case_id,
@@ -171,6 +190,10 @@ class History(Drafts, Suggestions):
             removed=_counts(one[changed], self.protocol.ids),
             voxel_ml=case.grid.voxel_ml,
         )
+
+    def version_map(self, case_id: str, item: Item) -> NDArray[np.uint16]:
+        """The ids (z, y, x) of a version of a case's label or segmentation."""
+        return self._map_of(self.case(case_id), item)
 
     def version_parent(self, kind: Kind, case_id: str = "") -> Path:
         """The folder that holds the versions of one kind."""
@@ -303,6 +326,9 @@ def _what(item: Item, info: dict[str, Json]) -> str:
     if item.kind == "model":
         return str(info.get("method", "model"))
     kind = str(info.get("kind", "unknown"))
+    accepted = info.get("accepted")
+    if isinstance(accepted, dict):
+        return f"some structures as in version {accepted.get('version')}"
     return {
         "predicted": f"segmented by model {info.get('model_id')}",
         "rolled_back": f"back to version {info.get('to')}",

@@ -58,10 +58,11 @@ class Suggestion:
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """What is shown of a case, read at one time."""
+    """What is shown of a case, read at one time; `origin` holds `Origin` values (z, y, x)."""
 
     human: HumanMap
     suggestion: Suggestion | None
+    origin: NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +102,12 @@ class Suggestions(Labelling):
         case = self.case(case_id)
         said = self._newest_said(case)  # first: the label is then at least as new
         label = self._newest(case)
-        return View(human=_human(case, label), suggestion=self._suggested(case, label, said))
+        suggested = self._suggested(case, label, said)
+        return View(
+            human=_human(case, label),
+            suggestion=suggested,
+            origin=_origins(case, label, suggested),
+        )
 
     def withdraw_suggestion(self, case_id: str) -> str:
         """Takes back the newest propagation or prediction; says what is suggested then.
@@ -183,6 +189,21 @@ def _human(case: Case, label: CaseLabel | None) -> HumanMap:
         label = empty_label(case.id, case.grid)
     array = np.where(by_human(label.origin), label.array, np.uint16(0))
     return HumanMap(case_id=case.id, version=label.version, array=array)
+
+
+def _origins(
+    case: Case, label: CaseLabel | None, suggested: Suggestion | None
+) -> NDArray[np.uint8]:
+    """Who set each voxel that is shown; what a human erased is CORRECTED without an id."""
+    found = np.zeros(case.grid.shape_zyx, np.uint8)
+    if suggested is not None:
+        said = Origin.PREDICTED if suggested.source == "predicted" else Origin.PROPAGATED
+        found[suggested.array > 0] = said
+    if label is not None:
+        decided = by_human(label.origin)
+        decided &= (label.array > 0) | (label.origin == Origin.CORRECTED)
+        found[decided] = label.origin[decided]
+    return found
 
 
 def _of_prediction(
