@@ -33,6 +33,13 @@ def _case_row(study: Study, case: Case) -> Row:
     }
 
 
+def volumes_of(study: Study, case_id: str) -> dict[str, Json]:
+    """What the image shows ("sequence"), and the further volumes of its anatomy."""
+    case = study.cases[case_id]
+    names: list[Json] = [companion.name for companion in case.companions]
+    return {"sequence": case.sequence, "companions": names}
+
+
 def slices_done(study: Study, case: Case) -> str:
     """`axial 12 of 112`, for each plane in which a slice is done for some structure."""
     ledger = study.ledger(case.id)

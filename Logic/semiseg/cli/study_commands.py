@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from semiseg.cli import case_commands
+from semiseg.cli import case_commands, companions
 from semiseg.cli.dicom import BridgeGaps, SeriesNumbers
 from semiseg.cli.options import CaseId, CaseIds, StudyFolder, parse_pairs, shell_path
 from semiseg.cli.screen import screen_of
@@ -29,6 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 case_commands.register(app)
+companions.register(app)
 
 
 @app.command()
@@ -139,7 +140,7 @@ def status(context: typer.Context, folder: StudyFolder) -> None:
       semiseg study status abdomen
       semiseg study status abdomen --json
     """
-    from semiseg.cli.overview import case_rows, next_step, problem_lines
+    from semiseg.cli.overview import case_rows, next_step, problem_lines, volumes_of
     from semiseg.study.study import Study
 
     screen = screen_of(context)
@@ -152,11 +153,15 @@ def status(context: typer.Context, folder: StudyFolder) -> None:
     screen.data(
         study=str(study.folder),
         structures={str(s.id): s.name for s in study.protocol.structures},
-        cases=[dict(row) for row in rows],
+        cases=[{**row, **volumes_of(study, row["case"])} for row in rows],
         models=[model.id for model in study.models()],
         problems=problems,
         drafts=list(study.drafts()),
     )
+    for case in study.cases.values():
+        if case.companions:
+            names = ", ".join(companion.name for companion in case.companions)
+            screen.say(f"{case.id}: {case.stream}, with {names}")
     for line in problems:
         screen.say(f"problem: {line}")
     if study.drafts():

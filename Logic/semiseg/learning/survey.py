@@ -23,7 +23,7 @@ from semiseg.study.study import Study
 class CaseFacts:
     """One case in numbers; axes S, P, L.
 
-    `digest` names the image and the label that were found, `widths_mm` the typical width of each
+    `digest` names the images and the label that were found, `widths_mm` the typical width of each
     drawn structure.
     """
 
@@ -130,6 +130,10 @@ def _cuts(mask: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
 
 def _digest(case: Case, label: CaseLabel | None) -> str:
     content = hashlib.sha256(f"{case.image.sha256} {case.modality}".encode())
+    for companion in case.companions:
+        content.update(f"{companion.name} {companion.image.sha256} {companion.modality}".encode())
+    if case.sequence is not None:
+        content.update(case.sequence.encode())
     if label is not None:
         for array in (label.array, label.origin, label.confidence):
             content.update(np.ascontiguousarray(array).tobytes())

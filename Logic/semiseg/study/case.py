@@ -87,8 +87,26 @@ class GateRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Companion:
+    """A further volume of a case's patient and anatomy: another phase or sequence.
+
+    It fills the same space as the case's image, on a grid of its own. `image` is always a file
+    inside the study.
+    """
+
+    name: str
+    modality: Modality
+    image: ImageReference
+    grid: Grid
+
+
+@dataclass(frozen=True, kw_only=True)
 class Case:
-    """One image volume; `split` is its patient's."""
+    """One image volume, with `companions` of the same anatomy; `split` is its patient's.
+
+    `sequence` names what the image shows among phases and sequences; None for what its modality
+    says.
+    """
 
     id: str
     name: str
@@ -100,6 +118,13 @@ class Case:
     image: ImageReference
     grid: Grid
     gate: GateRecord | None = None
+    companions: tuple[Companion, ...] = ()
+    sequence: str | None = None
+
+    @property
+    def stream(self) -> str:
+        """Which of several kinds of volumes the image is."""
+        return self.sequence or self.modality
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,18 +171,36 @@ def empty_label(case_id: str, grid: Grid) -> CaseLabel:
 
 def case_to_json(case: Case) -> dict[str, Json]:
     """Plain values for case.json; the split is the study's to keep."""
-    reference = cast("dict[str, Json]", dict(vars(case.image)))
-    return {
+    values: dict[str, Json] = {
         "id": case.id,
         "name": case.name,
         "patient": case.patient,
         "modality": case.modality,
         "modality_confidence": case.modality_confidence,
         "modality_overridden": case.modality_overridden,
-        "image": reference,
+        "image": _reference_json(case.image),
         "grid": case.grid.to_json(),
         "gate": case.gate.to_json() if case.gate else None,
     }
+    # Left out where there are none, so that earlier versions read what they could read before.
+    if case.companions:
+        values["companions"] = [_companion_json(companion) for companion in case.companions]
+    if case.sequence is not None:
+        values["sequence"] = case.sequence
+    return values
+
+
+def _companion_json(companion: Companion) -> dict[str, Json]:
+    return {
+        "name": companion.name,
+        "modality": companion.modality,
+        "image": _reference_json(companion.image),
+        "grid": companion.grid.to_json(),
+    }
+
+
+def _reference_json(image: ImageReference) -> dict[str, Json]:
+    return cast("dict[str, Json]", dict(vars(image)))
 
 
 def case_from_json(values: Mapping[str, Json], where: str, split_of: Mapping[str, Split]) -> Case:
@@ -165,10 +208,6 @@ def case_from_json(values: Mapping[str, Json], where: str, split_of: Mapping[str
     fields = Fields(values, where)
     gate = fields.optional_part("gate")
     patient = fields.text("patient")
-    try:
-        grid = Grid.from_json(fields.mapping("grid"))
-    except ImageError as error:
-        raise SchemaError(f"{where}: {error}") from error
     return Case(
         id=fields.text("id"),
         name=fields.text("name"),
@@ -178,9 +217,27 @@ def case_from_json(values: Mapping[str, Json], where: str, split_of: Mapping[str
         modality_overridden=fields.flag("modality_overridden"),
         split=split_of.get(patient, "train"),
         image=_reference(fields.part("image")),
-        grid=grid,
+        grid=_grid(fields),
         gate=GateRecord.from_json(gate) if gate else None,
+        companions=tuple(_companion(part) for part in fields.parts("companions")),
+        sequence=fields.optional_text("sequence"),
     )
+
+
+def _companion(fields: Fields) -> Companion:
+    return Companion(
+        name=fields.text("name"),
+        modality=cast(Modality, fields.choice("modality", MODALITIES)),
+        image=_reference(fields.part("image")),
+        grid=_grid(fields),
+    )
+
+
+def _grid(fields: Fields) -> Grid:
+    try:
+        return Grid.from_json(fields.mapping("grid"))
+    except ImageError as error:
+        raise SchemaError(f"{fields.where}: {error}") from error
 
 
 def _reference(fields: Fields) -> ImageReference:

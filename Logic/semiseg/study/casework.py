@@ -15,6 +15,7 @@ from semiseg.errors import ProtocolError, SchemaError, StorageError, StudyError
 from semiseg.images.reading import Image, read_image, sha256_file
 from semiseg.images.writing import suffix_of
 from semiseg.study.case import SPLITS, Case, ImageReference, Problem, Split
+from semiseg.study.companion_files import companion_problems
 from semiseg.study.draft_files import DraftFiles, draft_problem
 from semiseg.study.opening import label_problem
 from semiseg.study.picture import (
@@ -154,6 +155,7 @@ class CaseWork(Removal):
         for case in self._cases.values():
             image = content_problem(case, self.folder)
             found += [image] if image else []
+            found += companion_problems(self.folder, case, thorough=True)
             files = self._files(case)
             found += _damaged(case.id, (files.labels, files.predictions))
             found += _damaged_drafts(case.id, DraftFiles(self.folder / "drafts" / case.id))

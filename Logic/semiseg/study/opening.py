@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from semiseg.errors import SchemaError, StorageError, StudyError
 from semiseg.study.case import Case, Problem, Split, case_from_json
+from semiseg.study.companion_files import companion_problems
 from semiseg.study.journal import Journal
 from semiseg.study.labels import CaseFiles
 from semiseg.study.lock import hold_lock
@@ -125,10 +126,11 @@ def _parse_case(path: Path, case_id: str, split_of: Mapping[str, Split]) -> Case
 
 
 def case_problems(folder: Path, case: Case) -> list[Problem]:
-    """What can be seen quickly of the image and the newest label."""
+    """What can be seen quickly of the image, its companions and the newest label."""
     image = quick_problem(case, folder)
     label = newest_label_problem(folder, case)
-    return [problem for problem in (image, label) if problem is not None]
+    found = [problem for problem in (image, label) if problem is not None]
+    return [*found, *companion_problems(folder, case)]
 
 
 def newest_label_problem(folder: Path, case: Case) -> Problem | None:

@@ -13,6 +13,7 @@ from semiseg.errors import SchemaError, StorageError
 from semiseg.events import Json
 from semiseg.images.grid import PLANES, Plane, plane_axis
 from semiseg.study.case import Case, GateRecord, Split
+from semiseg.study.companion_files import companion_states
 from semiseg.study.ledger import FINISHED, Ledger
 from semiseg.study.opening import CASE_NAME
 from semiseg.study.picture import file_state, places
@@ -34,7 +35,8 @@ class CaseOverview:
     `done` per plane: slices finished for at least one structure, and slices there are.
     `uncertainty` is the newest prediction's mean over what it segmented and its border, in
     [0, 1]; `score` the mean Dice of the case in the newest evaluation of it. Versions are None
-    where there is none. `problem` is empty where all is well.
+    where there is none. `problem` is empty where all is well. `companions` names further volumes
+    of the same anatomy, `sequence` which one of them the image itself is, where that was said.
     """
 
     id: str
@@ -53,6 +55,8 @@ class CaseOverview:
     prediction_version: int | None
     has_draft: bool
     problem: str
+    companions: tuple[str, ...] = ()
+    sequence: str | None = None
 
 
 _Kept = dict[str, tuple[Hashable, CaseOverview]]
@@ -127,6 +131,7 @@ def _signature(study: Study, case_id: str) -> Hashable:
         study.label_versions(case_id),
         study.prediction_versions(case_id),
         images,
+        companion_states(study.folder, case),
     )
 
 
@@ -153,6 +158,8 @@ def _row(study: Study, case_id: str, scores: _Scores, *, has_draft: bool) -> Cas
         prediction_version=None if prediction is None else prediction[0],
         has_draft=has_draft,
         problem=problem,
+        companions=tuple(companion.name for companion in case.companions),
+        sequence=case.sequence,
     )
 
 
