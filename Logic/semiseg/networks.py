@@ -7,13 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from semiseg.attention import TransformerBlock
 from semiseg.errors import ConfigError
 
 _CONV: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 _UP: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_SPREAD: dict[int, Callable[..., Tensor]] = {
+    2: functional.conv_transpose2d,
+    3: functional.conv_transpose3d,
+}
 _KINDS = ("unet", "transformer")
 _TRANSFORMER_BLOCKS = 4
 _NORM: dict[int, Callable[..., nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
@@ -28,7 +34,8 @@ class NetworkSpec:
     convolution on each level and four blocks of attention on the deepest. With `deep_supervision`
     coarse levels have heads too, which only training looks at. A 3-D network `within_slices` is
     2.5-D: the convolutions before the first stride read the slices above and below, all others
-    stay in theirs.
+    stay in theirs. With a `stem`, one number per axis, the finest level is that much coarser than
+    the image: the first convolution strides, and the last step brings features back.
     """
 
     n_classes: int
@@ -38,6 +45,7 @@ class NetworkSpec:
     kind: str = "unet"
     deep_supervision: bool = False
     within_slices: bool = False
+    stem: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
@@ -52,12 +60,15 @@ class NetworkSpec:
             )
         if {len(stride) for stride in self.strides} not in ({2}, {3}):
             raise ConfigError(f"strides must all be of 2 or of 3 numbers, got {self.strides}")
-        if self.within_slices and any(len(s) == 2 or s[0] > 1 for s in self.strides):
+        if self.stem and len(self.stem) != self.dims:
+            raise ConfigError(f"a stem has one number per axis, {self.dims}, got {self.stem}")
+        stem = (self.stem,) if self.stem else ()
+        if self.within_slices and any(len(s) == 2 or s[0] > 1 for s in (*self.strides, *stem)):
             raise ConfigError(
                 "a network within slices needs strides of three numbers, the first of them 1"
             )
-        if min(*self.channels, *self.convolutions, *sum(self.strides, ())) < 1:
-            raise ConfigError("channels, convolutions and strides must be at least 1")
+        if min(*self.channels, *self.convolutions, *sum(self.strides, ()), *self.stem) < 1:
+            raise ConfigError("channels, convolutions, strides and stem must be at least 1")
 
     @property
     def dims(self) -> int:
@@ -67,7 +78,7 @@ class NetworkSpec:
     @property
     def multiple(self) -> tuple[int, ...]:
         """What each side of an input must be a multiple of."""
-        totals = [1] * self.dims
+        totals = list(self.stem or (1,) * self.dims)
         for stride in self.strides:
             totals = [total * step for total, step in zip(totals, stride, strict=True)]
         return tuple(totals)
@@ -106,7 +117,7 @@ class UNet(nn.Module):
         channels, one = spec.channels, (1,) * spec.dims
         convolutions = spec.convolutions if spec.kind == "unet" else (1,) * len(channels)
         blocks = 0 if spec.kind == "unet" else _TRANSFORMER_BLOCKS
-        steps = [one, *spec.strides]
+        steps = [spec.stem or one, *spec.strides]
         inputs = [1, *channels]
         flat = [spec.within_slices and i > 0 for i in range(len(channels))]
         self.down = nn.ModuleList(
@@ -124,12 +135,15 @@ class UNet(nn.Module):
             _block(channels[i], channels[i], convolutions[i], one, flat=spec.within_slices)
             for i in range(len(channels) - 1)
         )
+        self.finish: nn.Module = nn.Identity()
+        if spec.stem:
+            self.finish = _UP[spec.dims](channels[0], channels[0], spec.stem, spec.stem)
         self.head = _CONV[spec.dims](channels[0], spec.n_classes, 1)
         coarse = channels[1:-1] if spec.deep_supervision else ()
         self.coarse_heads = nn.ModuleList(_CONV[spec.dims](n, spec.n_classes, 1) for n in coarse)
 
     def pyramid(self, image: Tensor) -> list[Tensor]:
-        """Decoded features (B, channels[i], *) of `image` (B, 1, *), full resolution first."""
+        """Decoded features (B, channels[i], *) of `image` (B, 1, *), finest level first."""
         levels: list[Tensor] = []
         for block in self.down:
             levels.append(block(levels[-1] if levels else image))
@@ -140,18 +154,33 @@ class UNet(nn.Module):
 
     def features(self, image: Tensor) -> Tensor:
         """Features (B, channels[0], *) of `image` (B, 1, *) at full resolution."""
-        return self.pyramid(image)[0]
+        features: Tensor = self.finish(self.pyramid(image)[0])
+        return features
 
     def outputs(self, image: Tensor) -> list[Tensor]:
         """Logits (B, n_classes, *) of `image`, then those of each coarse level that has a head."""
         decoded = self.pyramid(image)
         coarse = zip(self.coarse_heads, decoded[1:], strict=False)
-        return [self.head(decoded[0]), *(head(level) for head, level in coarse)]
+        return [self._logits(decoded[0]), *(head(level) for head, level in coarse)]
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, n_classes, *) of `image` (B, 1, *)."""
-        logits: Tensor = self.head(self.features(image))
-        return logits
+        return self._logits(self.pyramid(image)[0])
+
+    def _logits(self, finest: Tensor) -> Tensor:
+        """`head` after `finish`; both are linear, so with a stem they are joined beforehand.
+
+        That saves the features at full resolution, a quarter of a training step.
+        """
+        if not self.spec.stem:
+            logits: Tensor = self.head(finest)
+            return logits
+        (kernels, shift), (mix, bias) = self.finish.parameters(), self.head.parameters()
+        head = mix.flatten(1)
+        joined = torch.einsum("nc,ick->ink", head, kernels.flatten(2))
+        joined = joined.view(*joined.shape[:2], *kernels.shape[2:])
+        spread = _SPREAD[self.spec.dims]
+        return spread(finest, joined, head @ shift + bias, stride=self.spec.stem)
 
 
 def build_network(spec: NetworkSpec) -> UNet:

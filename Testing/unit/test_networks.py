@@ -127,3 +127,66 @@ def test_a_network_within_slices_does_not_join_them(strides: tuple[tuple[int, ..
         NetworkSpec(
             n_classes=2, channels=(4, 4), strides=strides, convolutions=(1, 1), within_slices=True
         )
+
+
+STEMS = [
+    (((2, 2),), (2, 2), (8, 12)),
+    (((2, 2, 2),), (2, 2, 2), (8, 4, 8)),
+    (((1, 2, 2),), (1, 2, 2), (3, 8, 12)),
+]
+
+
+def stemmed(strides: Any, stem: tuple[int, ...]) -> NetworkSpec:
+    return NetworkSpec(
+        n_classes=3, channels=(4, 6), strides=strides, convolutions=(1, 2), stem=stem
+    )
+
+
+@pytest.mark.parametrize(("strides", "stem", "shape"), STEMS)
+def test_with_a_stem_logits_are_the_head_on_features_of_full_resolution(
+    strides: Any, stem: tuple[int, ...], shape: tuple[int, ...]
+) -> None:
+    spec = stemmed(strides, stem)
+    network = build_network(spec)
+    image = torch.randn(2, 1, *shape)
+    features = network.features(image)
+    assert features.shape == (2, 4, *shape)
+    torch.testing.assert_close(network(image), network.head(features))
+    assert network.outputs(image)[0].shape == (2, 3, *shape)
+    assert network.pyramid(image)[0].shape[2:] == tuple(
+        n // s for n, s in zip(shape, stem, strict=True)
+    )
+
+
+def test_a_stem_counts_in_the_multiple_and_learns() -> None:
+    spec = stemmed(((1, 2, 2),), (2, 2, 2))
+    assert spec.multiple == (2, 4, 4)
+    network = build_network(spec)
+    network(torch.randn(2, 1, 4, 8, 8)).square().mean().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_descriptions_and_weights_from_before_stems_still_fit() -> None:
+    values = SMALL.to_json()
+    assert values.pop("stem") == []
+    read = NetworkSpec.from_json(values)
+    assert read == SMALL
+    assert not any("finish" in name for name in build_network(read).state_dict())
+
+
+def test_a_stem_of_the_wrong_kind_is_refused() -> None:
+    with pytest.raises(ConfigError, match="one number per axis, 3"):
+        stemmed(((2, 2, 2),), (2, 2))
+    with pytest.raises(ConfigError, match="at least 1"):
+        stemmed(((2, 2, 2),), (2, 2, 0))
+    with pytest.raises(ConfigError, match="the first of them 1"):
+        NetworkSpec(
+            n_classes=3,
+            channels=(4, 6),
+            strides=((1, 2, 2),),
+            convolutions=(1, 2),
+            stem=(2, 2, 2),
+            within_slices=True,
+        )
