@@ -208,3 +208,18 @@ def test_coarse_levels_of_slices_and_of_uneven_strides_fit() -> None:
     assert coarsened(label, torch.zeros(1, 2, 4, 3)).tolist() == [
         [[1, 3, 5], [7, 9, 11], [13, 15, 17], [19, 21, 23]]
     ]
+
+
+def test_the_quick_way_where_all_or_nothing_is_known_gives_what_the_general_way_gives() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(2, 3, 4, 5, requires_grad=True)
+    label, valid = torch.randint(3, (2, 4, 5)), torch.rand(2, 4, 5)
+    known = torch.ones(2, 3, 4, 5, dtype=torch.bool)
+    known[:, :, :2] = False
+    valid[0, 3, 3] = 0
+    quick = marginal_cross_entropy(logits, label, valid, known)
+    (gradient,) = torch.autograd.grad(quick, logits)
+    known[0, 2, 3, 3] = False  # a voxel of no weight that is known in part: the general way
+    general = marginal_cross_entropy(logits, label, valid, known)
+    assert quick.item() == pytest.approx(general.item(), rel=1e-6)
+    torch.testing.assert_close(gradient, torch.autograd.grad(general, logits)[0])
