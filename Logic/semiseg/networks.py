@@ -121,7 +121,7 @@ class UNet(nn.Module):
         inputs = [1, *channels]
         flat = [spec.within_slices and i > 0 for i in range(len(channels))]
         self.down = nn.ModuleList(
-            _block(inputs[i], channels[i], convolutions[i], steps[i], flat=flat[i])
+            conv_block(inputs[i], channels[i], convolutions[i], steps[i], flat=flat[i])
             for i in range(len(channels))
         )
         self.middle = nn.Sequential(
@@ -132,7 +132,7 @@ class UNet(nn.Module):
             for i in range(len(channels) - 1)
         )
         self.merge = nn.ModuleList(
-            _block(channels[i], channels[i], convolutions[i], one, flat=spec.within_slices)
+            conv_block(channels[i], channels[i], convolutions[i], one, flat=spec.within_slices)
             for i in range(len(channels) - 1)
         )
         self.finish: nn.Module = nn.Identity()
@@ -161,16 +161,16 @@ class UNet(nn.Module):
         """Logits (B, n_classes, *) of `image`, then those of each coarse level that has a head."""
         decoded = self.pyramid(image)
         coarse = zip(self.coarse_heads, decoded[1:], strict=False)
-        return [self._logits(decoded[0]), *(head(level) for head, level in coarse)]
+        return [self.logits(decoded[0]), *(head(level) for head, level in coarse)]
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, n_classes, *) of `image` (B, 1, *)."""
-        return self._logits(self.pyramid(image)[0])
+        return self.logits(self.pyramid(image)[0])
 
-    def _logits(self, finest: Tensor) -> Tensor:
-        """`head` after `finish`; both are linear, so with a stem they are joined beforehand.
+    def logits(self, finest: Tensor) -> Tensor:
+        """Logits of the finest level of `pyramid`: `head` after `finish`.
 
-        That saves the features at full resolution, a quarter of a training step.
+        Both are linear, so with a stem they are joined beforehand. That saves the features at full resolution, a quarter of a training step.
         """
         if not self.spec.stem:
             logits: Tensor = self.head(finest)
@@ -188,7 +188,7 @@ def build_network(spec: NetworkSpec) -> UNet:
     return UNet(spec)
 
 
-def _block(
+def conv_block(
     n_in: int, n_out: int, n_convolutions: int, stride: Sequence[int], *, flat: bool
 ) -> nn.Sequential:
     """`n_convolutions` times convolution, instance norm, leaky ReLU; the first one strides.
