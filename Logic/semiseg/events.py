@@ -12,7 +12,8 @@ prepare    {"method", "why"} where the method was left to be chosen; {"plan"} on
            {"start": {"known", "new", "left_out"}, "license_note"} when it begins with a bundle.
 train      {"loss", "progress", "steps_per_s"} about twice a second; {"dice", "validation_dice",
            "structures", "cases"} when the validation was scored ("dice" the mean over structures,
-           null where there was nothing to compare). `step` and `total` are training steps.
+           null where there was nothing to compare). {"preview": {"case", "plane", "index",
+           "file"}} where a slice is watched. `step` and `total` are training steps.
 validate   as train, for the extra trainings of leave-one-out.
 suggest    {"case", "error"} for a case that cannot be read; steps are cases.
 export     {"case", "saved": true, "files", "notes"} when a case's files are written;

@@ -21,6 +21,7 @@ from semiseg.events import Emit, Json, ignore
 from semiseg.group import ALONE, Group
 from semiseg.images.intensity import NORMALISATION
 from semiseg.learning.method_choice import settled
+from semiseg.learning.preview import Watched
 from semiseg.learning.run import Run
 from semiseg.learning.session import Session
 from semiseg.learning.start import Start, read_start
@@ -41,16 +42,21 @@ def train(
     *,
     resume: bool = True,
     group: Group = ALONE,
+    watched: Watched | None = None,
 ) -> int:
     """Learn from the study's training cases; the id of the new model.
 
     The method "auto" is settled here; an event of phase "prepare" and model.json say why.
     Goes on with an unfinished run of the same settings on the same labels, unless `resume` is
     off. With a `group` all its processes call this; the first one reports and writes for all.
+    A `watched` slice is segmented anew now and then, see `learning.preview`; StudyError where the
+    study has none such.
     Events of phase "train" carry loss, steps_per_s, seconds_left and validation_dice.
     NotEnoughLabelsError, ConfigError, DeviceError and StorageError say what is missing.
     """
     start = clock(config.clock)()
+    if watched is not None:
+        watched.check(study)
     emit = emit if group.first else ignore
     set_threads(min(torch.get_num_threads(), usable_threads()))
     device = choose_device(config.device, emit)
@@ -65,6 +71,7 @@ def train(
     with _own_folder(folder, group, resume=resume) as own, _repeatable(config):
         session = Session(study, config, found, own, emit, begin)
         session.group = group
+        session.watched = watched if group.first else None
         session.prepare(device, start)
         session.score_folds()
         run = session.final_run()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from semiseg.cli import app
 from semiseg.config import TrainConfig
+from semiseg.errors import ExitCode
 from semiseg.study.study import Study
 
 Make = Callable[..., Study]
@@ -20,9 +22,11 @@ class Asked:
     def __init__(self) -> None:
         self.config = TrainConfig()
         self.group: Any = None
+        self.watched: Any = None
 
     def __call__(self, study: Study, config: TrainConfig, emit: Any, **more: Any) -> int:
         self.config, self.group = config, more["group"]
+        self.watched = more["watched"]
         return 3
 
 
@@ -79,3 +83,31 @@ def test_a_later_process_of_torchrun_keeps_quiet(
     assert app.run(["train", str(phantom_study().folder)]) == 0
     assert seen == [(4, 1)]
     assert capfd.readouterr().out == ""
+
+
+def test_a_slice_is_watched_when_asked_for(
+    asked: Asked, phantom_study: Make, tmp_path: Path
+) -> None:
+    folder = str(phantom_study().folder)
+    assert app.run(["train", folder, "--watch", "c:1:axial:4", "--watch-out", str(tmp_path)]) == 0
+    found = asked.watched
+    assert (found.case_id, found.plane, found.index) == ("c:1", "axial", 4)
+    assert (found.folder, found.every_s) == (tmp_path, 3.0)
+    assert app.run(["train", folder]) == 0
+    assert asked.watched is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--watch", "c0:axial:1"],
+        ["--watch-out", "x"],
+        ["--watch", "c0:1", "--watch-out", "x"],
+        ["--watch", "c0:axial:one", "--watch-out", "x"],
+        ["--watch", "c0:oblique:1", "--watch-out", "x"],
+    ],
+)
+def test_a_slice_that_is_not_named_whole_is_refused(
+    asked: Asked, phantom_study: Make, options: list[str]
+) -> None:
+    assert app.run(["train", str(phantom_study().folder), *options]) == ExitCode.USAGE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -28,6 +28,11 @@ from semiseg.config import (
     TrainConfig,
     Validation,
 )
+from semiseg.errors import ConfigError
+
+if TYPE_CHECKING:
+    from semiseg.images.grid import Plane
+    from semiseg.learning.preview import Watched
 
 
 def register(app: typer.Typer) -> None:
@@ -137,6 +142,16 @@ def train(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start over, also where a stopped run could go on.")
     ] = False,
+    watch: Annotated[
+        str | None,
+        typer.Option(metavar="CASE:PLANE:INDEX", help="Segment this slice anew while learning."),
+    ] = None,
+    watch_out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where preview.npy of it is written.")
+    ] = None,
+    watch_every: Annotated[
+        float, typer.Option(metavar="SECONDS", help="At most so often, and in 5 % of the time.")
+    ] = 3.0,
     device: DeviceName = "auto",
 ) -> None:
     """Learn a model from drawn and propagated labels.
@@ -180,11 +195,32 @@ def train(
     from semiseg.group import joined
     from semiseg.trainer import train as run
 
+    watched = _watched(watch, watch_out, watch_every)
     with joined(size, local_rank, config.device) as group:
-        model_id = run(study, config, screen.emit, resume=not fresh, group=group)
+        model_id = run(study, config, screen.emit, resume=not fresh, group=group, watched=watched)
     screen.data(model=model_id)
     screen.say(f"made model {model_id} in {folder}")
     screen.next(f"semiseg predict {shell_path(folder)}")
+
+
+def _watched(text: str | None, folder: Path | None, every_s: float) -> Watched | None:
+    from semiseg.learning.preview import Watched
+
+    if text is None and folder is None:
+        return None
+    parts = (text or "").rsplit(":", 2)
+    if folder is None or len(parts) != 3 or not parts[2].isdecimal():
+        raise ConfigError(
+            "to watch a slice both --watch CASE:PLANE:INDEX, as in ct7:axial:40, and --watch-out "
+            "FOLDER are needed"
+        )
+    return Watched(
+        case_id=parts[0],
+        plane=cast("Plane", parts[1]),
+        index=int(parts[2]),
+        folder=folder,
+        every_s=every_s,
+    )
 
 
 def _torchrun() -> tuple[int, int, int]:

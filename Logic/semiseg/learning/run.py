@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,7 +98,7 @@ class Pace:
 class Run:
     """Trains one learner; goes on from its checkpoint where there is one.
 
-    Set `budget` before `train`.
+    Set `budget` before `train`. `after_step` is called after each step.
     """
 
     def __init__(
@@ -112,6 +112,7 @@ class Run:
         self.settings = settings
         self.budget = Budget(seconds=None, steps=None)
         self.cases = list(cases)
+        self.after_step: Callable[[], None] = lambda: None
         self._emit, self._on_save = emit, on_save
         self._clock = clock(settings.clock)
         self._since = self._clock()
@@ -160,6 +161,7 @@ class Run:
                 continue
             self._losses.append(loss)
             self._report(final=False)
+            self.after_step()
             if self._save_is_due():
                 self.save()
         self._report(final=True)
@@ -195,6 +197,7 @@ class Run:
             network=self.plan.network,
             learning_rate=self.settings.learning_rate,
             sparing=self.settings.sparing,
+            labelled=Counter(case.modality for case in self.cases if case.labelled),
         )
         device = torch.device(self.plan.device)
         return Learner(
@@ -219,6 +222,7 @@ class Run:
             places=self.learner.method.uses_places,
             within_slices=plan.network.within_slices,
             modalities_in_turn=self.learner.method.uses_modalities,
+            plain_images=self.learner.method.uses_plain,
         )
         return Sampler(self.cases, settings, torch.device(plan.device))
 

@@ -22,6 +22,7 @@ from semiseg.learning.atlas_warps import atlas_warps
 from semiseg.learning.calibration import Samples, joined
 from semiseg.learning.places import Correspondence
 from semiseg.learning.plan import Plan, make_plan
+from semiseg.learning.preview import Preview, Watched
 from semiseg.learning.run import Budget, Run, RunSettings
 from semiseg.learning.scheme import Fold, Scheme, choose_scheme
 from semiseg.learning.scoring import Score, score
@@ -53,6 +54,7 @@ class Session:
         start: Start | None = None,
     ) -> None:
         self.group: Group = ALONE  # set before `prepare`
+        self.watched: Watched | None = None
         self._begin = start
         self.study, self.config, self.found = study, config, found
         self._folder, self._emit = folder, emit
@@ -124,6 +126,8 @@ class Session:
         hidden = self.scheme.hidden if self._record["score"] is None else {}
         run = self._run("train", "final", self.config.seed, self._cases(hidden=hidden))
         run.budget = self._final_budget(run)
+        if self.watched is not None:
+            run.after_step = self._preview(run, self.watched).after_step
         if self.scheme.kind == "slices" and self._record["score"] is None:
             run.train(until=_HIDDEN_UNTIL)
             self._score_run(run, self._hidden_cases())
@@ -133,6 +137,10 @@ class Session:
         else:
             run.train()
         return run
+
+    def _preview(self, run: Run, watched: Watched) -> Preview:
+        wanted = Wanted(classes=self.found.classes, use_propagated=False)
+        return Preview(watched, self._case(watched.case_id, wanted), run, self.found.classes)
 
     def _train_and_score(self, run: Run) -> None:
         cases = [self._validation_case(facts) for facts in self.found.validation]
