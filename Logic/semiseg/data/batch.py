@@ -19,6 +19,9 @@ class Batch:
     level (B, C - 1, *), where the method asks for it: millimetres to each structure's outline,
     negative inside, NaN where that is not known. place (B, 3, *), where the method asks for it:
     millimetres x, y, z in one reference case of the study, from its centre, NaN where unknown.
+    companions (B, K, *), where the method asks for it: the volumes of all K streams, the image
+    among them, 0 where one is missing; present (B, K): 0 where it is missing, 1 where it is the
+    case's own, in between where one of another patient stands in.
     """
 
     image: Tensor
@@ -32,6 +35,8 @@ class Batch:
     spacing_mm_zyx: tuple[float, float, float]
     level: Tensor | None = None
     place: Tensor | None = None
+    companions: Tensor | None = None
+    present: Tensor | None = None
 
     @property
     def all_labelled(self) -> bool:
@@ -45,7 +50,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
-        names = ("image", "label", "valid", "known", "origin", "modality", "level", "place")
-        given = {name: getattr(self, name) for name in names}
+        names = ("image", "label", "valid", "known", "origin", "modality")
+        optional = ("level", "place", "companions", "present")
+        given = {name: getattr(self, name) for name in (*names, *optional)}
         moved = {name: tensor.to(device) for name, tensor in given.items() if tensor is not None}
         return replace(self, **moved)

@@ -16,13 +16,26 @@ from semiseg.study.study import Study
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompanionVolume:
+    """A further volume (z, y, x) of a case on its training grid, normalised.
+
+    `trust` is 1 for a volume of the case's own, less for one of another patient that stands in.
+    """
+
+    stream: str
+    array: NDArray[np.float32]
+    trust: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingCase:
     """One case on its training grid; `supervision` None where nothing of it is known.
 
     `places` (3, z, y, x): where each voxel lies in the study's reference case, in millimetres
     x, y, z from its centre, NaN where that is not known; None where nobody asked. `warps`
     (K, 3, d, h, w): voxels z, y, x that knots spread evenly over the image move on the way to
-    other patients' anatomy; None for no such augmentation.
+    other patients' anatomy; None for no such augmentation. `stream` says what the image is among
+    several kinds of volumes, `companions` are volumes of other kinds; none where nobody asked.
     """
 
     id: str
@@ -32,6 +45,8 @@ class TrainingCase:
     supervision: Supervision | None
     places: NDArray[np.float16] | None = None
     warps: NDArray[np.float32] | None = None
+    stream: str = ""
+    companions: tuple[CompanionVolume, ...] = ()
 
     @property
     def shape_zyx(self) -> tuple[int, int, int]:
@@ -55,6 +70,7 @@ def load_training_case(
         modality=case.modality,
         image=image,
         supervision=case_supervision(study, case.id, image, wanted),
+        stream=case.stream,
     )
 
 

@@ -32,9 +32,9 @@ Strata = Mapping[tuple[Modality, bool], NDArray[np.int64]]
 class SamplerSettings:
     """Size of batches, and how far their samples are changed (None: not at all).
 
-    `modalities_in_turn`: CT and MR alternate, not drawn. Patches that are one slice deep make 2-D
-    batches. These always stay `within_slices`: nothing
-    moves from one slice to another, and level sets are those of slices.
+    `modalities_in_turn`: CT and MR alternate, not drawn. `streams`: the kinds of volumes of a case
+    that batches hold. Patches that are one slice deep make 2-D batches. These always stay
+    `within_slices`: nothing moves from one slice to another, and level sets are those of slices.
     """
 
     patch_zyx: Zyx
@@ -49,6 +49,7 @@ class SamplerSettings:
     places: bool = False
     within_slices: bool = False
     modalities_in_turn: bool = False
+    streams: tuple[str, ...] = ()
 
     @property
     def flat(self) -> bool:
@@ -146,9 +147,39 @@ class Sampler:
         seen = torch.zeros_like(inside) if blind else inside
         known = self._supervision(number, maps, seen)
         sample = {"image": image[None], **known, **self._place(maps, inside)}
+        if settings.streams:
+            sample |= self._volumes(rng, number, image, maps)
         if settings.flat:
-            sample = {name: tensor.squeeze(-3) for name, tensor in sample.items()}
+            sample = {n: t.squeeze(-3) if t.dim() > 1 else t for n, t in sample.items()}
         return number, sample
+
+    def _volumes(
+        self, rng: np.random.Generator, number: int, image: Tensor, maps: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The volumes of all streams, each with greys changed on its own, and what they count."""
+        case, streams = self._cases[number], self.settings.streams
+        counts = {companion.stream: companion.trust for companion in case.companions}
+        counts[case.stream] = 1.0
+        missing = torch.zeros_like(image)
+        volumes = [
+            image
+            if name == case.stream
+            else self._other_greys(rng, maps[f"stream {name}"])
+            if name in counts
+            else missing
+            for name in streams
+        ]
+        present = [counts.get(name, 0.0) for name in streams]
+        return {
+            "companions": torch.stack(volumes),
+            "present": torch.tensor(present, device=self._device),
+        }
+
+    def _other_greys(self, rng: np.random.Generator, image: Tensor) -> Tensor:
+        if self.settings.greys is None:
+            return image
+        generator = torch.Generator(self._device).manual_seed(int(rng.integers(2**62)))
+        return change_greys(image, rng, generator, self.settings.greys)
 
     def _place(self, maps: dict[str, Tensor], inside: Tensor) -> dict[str, Tensor]:
         """Places (3, *) in the reference case, NaN outside of the image; no label says them."""
@@ -206,7 +237,10 @@ def _source(case: TrainingCase, device: torch.device, settings: SamplerSettings)
     if settings.places and case.places is not None:
         maps |= {f"place{axis}": torch.from_numpy(part) for axis, part in enumerate(case.places)}
     image = torch.from_numpy(case.image.array).to(device)
-    return Source(image, case.image.fill, {name: m.to(device) for name, m in maps.items()})
+    wanted = [companion for companion in case.companions if companion.stream in settings.streams]
+    further = {f"stream {one.stream}": torch.from_numpy(one.array).to(device) for one in wanted}
+    picked = {name: values.to(device) for name, values in maps.items()}
+    return Source(image, case.image.fill, picked, further)
 
 
 def _known_maps(case: TrainingCase, settings: SamplerSettings) -> dict[str, Tensor]:

@@ -74,14 +74,22 @@ def draw_warp(
 class Source:
     """One case's voxels as tensors (D, H, W): where patches are cut from."""
 
-    def __init__(self, image: Tensor, fill: float, picked: dict[str, Tensor]) -> None:
+    def __init__(
+        self,
+        image: Tensor,
+        fill: float,
+        picked: dict[str, Tensor],
+        further: dict[str, Tensor] | None = None,
+    ) -> None:
         self.image, self.fill = image, fill
-        self.picked = picked
+        self.picked, self.further = picked, further or {}
 
     def cut(self, warp: Warp, patch_zyx: Zyx) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """Image (linear), the `picked` maps (nearest) and whether a voxel lies inside.
+        """Image (linear), the maps and whether a voxel lies inside.
 
-        All (*patch_zyx); outside the image are `fill` and, in maps, whatever lies at the edge.
+        All (*patch_zyx); maps are the `picked` (nearest) and the `further` ones (linear). Outside
+        the image are `fill`, in further maps their darkest value, and in picked ones whatever lies
+        at the edge.
         """
         points = _points(warp, patch_zyx, self.image.device)
         if warp.drift is not None:
@@ -92,7 +100,9 @@ class Source:
         z, y, x = nearest.clamp_min_(0).minimum(size - 1).unbind(-1)
         flat = (z * self.image.shape[1] + y) * self.image.shape[2] + x
         maps = {name: values.flatten()[flat] for name, values in self.picked.items()}
-        return self._interpolate(points, size), maps, inside
+        for name, volume in self.further.items():
+            maps[name] = _interpolate(volume, float(volume.min()), points)
+        return _interpolate(self.image, self.fill, points), maps, inside
 
     def _drifted(self, points: Tensor, drift: Tensor) -> Tensor:
         """`points` (d, h, w, 3) moved by `drift` (3, *), which is that of the edge beyond it."""
@@ -107,17 +117,19 @@ class Source:
         )
         return points + moved[0].permute(1, 2, 3, 0)
 
-    def _interpolate(self, points: Tensor, size: Tensor) -> Tensor:
-        """Linear values at `points` (d, h, w, 3), which are zyx voxels."""
-        relative = (points + 0.5) * (2.0 / size) - 1.0
-        values = functional.grid_sample(
-            (self.image.float() - self.fill)[None, None],
-            relative.flip(-1)[None],
-            mode="bilinear",
-            padding_mode="zeros",
-            align_corners=False,
-        )
-        return values[0, 0] + self.fill
+
+def _interpolate(image: Tensor, fill: float, points: Tensor) -> Tensor:
+    """Linear values at `points` (d, h, w, 3), which are zyx voxels; `fill` outside."""
+    size = torch.tensor(image.shape, device=points.device)
+    relative = (points + 0.5) * (2.0 / size) - 1.0
+    values = functional.grid_sample(
+        (image.float() - fill)[None, None],
+        relative.flip(-1)[None],
+        mode="bilinear",
+        padding_mode="zeros",
+        align_corners=False,
+    )
+    return values[0, 0] + fill
 
 
 def _points(warp: Warp, patch_zyx: Zyx, device: torch.device) -> Tensor:
