@@ -4,9 +4,9 @@
         for outcome in executor.map(tasks, emit):             # as they come, in any order
             use(outcome.index, outcome.require())
 
-A `Task` names a function that was declared with `@task` (`tasks.py`) in an importable module, and
-gives it plain values: JSON and numpy arrays, nested. Files that it reads are named too; where the
-worker has another disk they are brought there once, by content. Nothing is ever unpickled.
+A `Task` names a function of one `Work` that was declared with `@task` (`tasks.py`) in an
+importable module, and gives it plain values: JSON and numpy arrays, nested, never pickled. Files
+that it reads are named too; a worker on another computer gets them once, by content.
 
 What holds for each executor:
 - an index comes exactly once, with the same value to the bit, whatever died in between;

@@ -16,10 +16,20 @@ from semiseg.distributed.executor import Value
 from semiseg.distributed.values import digest, pack, unpack
 from semiseg.errors import JobError, SemiSegError
 
-Function: TypeAlias = "Callable[[Mapping[str, Any], Mapping[str, Path]], Value]"
 _MARK = "semiseg_task"
 MEMORY = "memory"  # kinds of a reply that are no error's name
 CORRUPT = "corrupt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a task's function gets: its arguments, and where its files lie on this computer."""
+
+    arguments: Mapping[str, Any]
+    files: Mapping[str, Path]
+
+
+Function: TypeAlias = Callable[[Work], Value]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +43,7 @@ class Reply:
 
 
 def task(function: Function) -> Function:
-    """Declare that workers may call `function(arguments, files)` by its name; nothing else is."""
+    """Declare that workers may call `function(work)` by its name; nothing else is."""
     setattr(function, _MARK, True)
     return function
 
@@ -63,7 +73,8 @@ def perform(function: str, content: bytes, sha256: str, files: Mapping[str, Path
     if digest(content) != sha256:
         return _reply(CORRUPT, b"", start)
     try:
-        return _reply("", pack(find(function)(unpack(content), files)), start)
+        work = Work(arguments=unpack(content), files=files)
+        return _reply("", pack(find(function)(work)), start)
     except SemiSegError as error:
         return _reply(type(error).__name__, str(error).encode(), start)
     except Exception as error:  # a defect must reach whoever asked, not end the worker
