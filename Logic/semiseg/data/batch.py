@@ -19,6 +19,7 @@ class Batch:
     level (B, C - 1, *), where the method asks for it: millimetres to each structure's outline,
     negative inside, NaN where that is not known. place (B, 3, *), where the method asks for it:
     millimetres x, y, z in one reference case of the study, from its centre, NaN where unknown.
+    plain (B, 1, *), where the method asks for it: `image` before its grey values were changed.
     companions (B, K, *), where the method asks for it: the volumes of all K streams, the image
     among them, 0 where one is missing; present (B, K): 0 where it is missing, 1 where it is the
     case's own, in between where one of another patient stands in.
@@ -35,6 +36,7 @@ class Batch:
     spacing_mm_zyx: tuple[float, float, float]
     level: Tensor | None = None
     place: Tensor | None = None
+    plain: Tensor | None = None
     companions: Tensor | None = None
     present: Tensor | None = None
 
@@ -51,7 +53,7 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
         names = ("image", "label", "valid", "known", "origin", "modality")
-        optional = ("level", "place", "companions", "present")
+        optional = ("level", "place", "plain", "companions", "present")
         given = {name: getattr(self, name) for name in (*names, *optional)}
         moved = {name: tensor.to(device) for name, tensor in given.items() if tensor is not None}
         return replace(self, **moved)

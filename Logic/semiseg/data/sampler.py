@@ -50,6 +50,7 @@ class SamplerSettings:
     within_slices: bool = False
     modalities_in_turn: bool = False
     streams: tuple[str, ...] = ()
+    plain_images: bool = False
 
     @property
     def flat(self) -> bool:
@@ -140,13 +141,16 @@ class Sampler:
         warp = draw_warp(rng, centre, case.image.grid.spacing_mm_zyx, settings.movements)
         if case.warps is not None and not blind:
             warp = replace(warp, drift=_drift(rng, case.warps, flat=settings.planar))
-        image, maps, inside = self._sources[number].cut(warp, settings.patch_zyx)
+        plain, maps, inside = self._sources[number].cut(warp, settings.patch_zyx)
+        image = plain
         if settings.greys is not None:
             generator = torch.Generator(self._device).manual_seed(int(rng.integers(2**62)))
-            image = change_greys(image, rng, generator, settings.greys)
+            image = change_greys(plain, rng, generator, settings.greys)
         seen = torch.zeros_like(inside) if blind else inside
         known = self._supervision(number, maps, seen)
         sample = {"image": image[None], **known, **self._place(maps, inside)}
+        if settings.plain_images:
+            sample["plain"] = plain[None]
         if settings.streams:
             sample |= self._volumes(rng, number, image, maps)
         if settings.flat:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -25,16 +25,24 @@ METHODS: Mapping[str, str] = {
     "bcp": "semiseg.methods.bcp:BidirectionalCopyPaste",
     "dtc": "semiseg.methods.dtc:DualTaskConsistency",
     "cct_r": "semiseg.methods.cct_r:RegistrationGuidedTeaching",
+    "cmedl": "semiseg.methods.cmedl:ConcurrentDistillation",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodSettings:
-    """What every method is built from; `sparing`: less work per step than published."""
+    """What every method is built from.
+
+    `sparing`: less work per step than published. `labelled`: training scans with labels by
+    modality, as far as known; a trained model does not depend on them. `options`: what was chosen
+    of `Method.options`.
+    """
 
     network: NetworkSpec
     learning_rate: float = 1e-3
     sparing: bool = False
+    labelled: Mapping[Modality, int] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 class Method(ABC):
@@ -43,20 +51,30 @@ class Method(ABC):
     `uses_unlabelled`: whether batches should hold samples without labels; `uses_level_sets`:
     whether they should hold signed distances; `uses_places`: whether they should say where in
     the body each voxel lies; `uses_modalities`: whether CT and MR should take turns in them;
-    `deeply_supervised`: whether its loss knows coarse heads. `modules` make the model; `memory` is
-    kept in checkpoints with them, but is no part of the model.
+    `uses_plain`: whether they should hold images with unchanged grey values, too; `needs_both`:
+    whether there is nothing to learn unless scans of both modalities are there;
+    `deeply_supervised`: whether its loss knows coarse heads. `options`: what can be chosen, by
+    name, the default first. `modules` make the model; `memory` is kept in checkpoints with them,
+    but is no part of the model.
     """
 
     uses_unlabelled: bool = False
     uses_level_sets: bool = False
     uses_places: bool = False
     uses_modalities: bool = False
+    uses_plain: bool = False
+    needs_both: bool = False
     deeply_supervised: bool = False
+    options: Mapping[str, tuple[str, ...]] = {}
     modules: nn.ModuleDict
 
     def __init__(self, settings: MethodSettings) -> None:
         self.settings = settings
         self.memory = nn.ModuleDict()
+
+    def option(self, name: str) -> str:
+        """What was chosen for `name` of `options`."""
+        return self.settings.options.get(name, self.options[name][0])
 
     @abstractmethod
     def optimizers(self) -> dict[str, Optimizer]:
@@ -93,24 +111,40 @@ def method_names() -> tuple[str, ...]:
 
 
 def method_class(name: str) -> type[Method]:
-    """The class of a method; ConfigError lists the names there are."""
+    """The class of a method, options behind its name or not; ConfigError lists what there is."""
+    return _method_and_options(name)[0]
+
+
+def _method_and_options(text: str) -> tuple[type[Method], dict[str, str]]:
+    """The class and the options of "name" or "name+option=value+...", all checked."""
+    name, *given = text.split("+")
     if name not in METHODS:
         raise ConfigError(f"there is no method {name!r}; choose one of {', '.join(METHODS)}")
     module, kind = METHODS[name].split(":")
     found: type[Method] = getattr(importlib.import_module(module), kind)
-    return found
+    options = {option: value for option, _, value in (part.partition("=") for part in given)}
+    for option, value in options.items():
+        if value not in found.options.get(option, ()):
+            able = [f"{o}={v}" for o, values in found.options.items() for v in values]
+            raise ConfigError(
+                f"the method {name!r} has no option {option}={value}; "
+                + (f"it has {', '.join(able)}" if able else "it has none")
+            )
+    return found, options
 
 
 def build_method(name: str, settings: MethodSettings) -> Method:
     """An untrained method; its weights come from torch's global generator.
 
+    `name` may have options behind it: "cmedl+translation=variational+teacher=CT".
+
     ConfigError where its loss does not know the coarse heads that the network has.
     """
-    found = method_class(name)
+    found, options = _method_and_options(name)
     if settings.network.deep_supervision and not found.deeply_supervised:
         able = ", ".join(n for n in METHODS if method_class(n).deeply_supervised)
         raise ConfigError(
             f"the method {name!r} has no deep supervision; train without it, or choose one of "
             f"{able}"
         )
-    return found(settings)
+    return found(replace(settings, options={**settings.options, **options}))
