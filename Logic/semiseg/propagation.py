@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +27,12 @@ from semiseg.errors import (
 )
 from semiseg.events import Emit, Json, Progress, ignore
 from semiseg.images.grid import canonical
-from semiseg.registration.cache import cached_register
+from semiseg.registration.cache import Source, cached_register, entry_path
 from semiseg.registration.register import RegistrationResult
 from semiseg.study.case import Case, CaseLabel, GateRecord
 from semiseg.study.study import Study
 
-__all__ = ["CaseOutcome", "PropagationSummary", "propagate"]
+__all__ = ["CaseOutcome", "Pair", "PropagationSummary", "missing_pairs", "propagate"]
 
 _NO_ATLAS = (
     "no annotated case of the training split can lend it labels; draw a few slices in it, or in "
@@ -77,6 +78,27 @@ def propagate(
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A registration that `propagate` will look for at `path`, and what goes into it."""
+
+    target: str
+    atlas: str
+    path: Path
+    fixed: Source
+    moving: Source
+
+
+def missing_pairs(
+    study: Study, config: PropagationConfig, case_ids: Iterable[str] | None = None
+) -> Iterator[Pair]:
+    """The registrations that `propagate` would have to make, found one by one.
+
+    A case that cannot be read is passed over; `propagate` says so.
+    """
+    return _Run(study, config, ignore).missing(case_ids)
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Plan:
     """What is to be done for one case: own structures to fill, others to ask of `lenders`."""
 
@@ -115,6 +137,19 @@ class _Run:
             self._progress.update(self._step, f"{case_id}: {why}", {"case": case_id, "why": why})
         require_all(len(ready), failed, "propagated")
         return PropagationSummary(cases=tuple(outcomes), skipped=skipped)
+
+    def missing(self, case_ids: Iterable[str] | None) -> Iterator[Pair]:
+        """What is not in the cache, of cases that are not done already."""
+        for case_id in list(self._study.cases if case_ids is None else case_ids):
+            try:
+                plan = self._plan(self._study.case(case_id))
+                if not plan.asked or self._kept(plan, self._study.label(case_id)) is not None:
+                    continue
+                chosen = self._library.choose(plan.case, plan.lenders)
+                pairs = [self._pair(plan, lender) for lender in chosen]
+            except (ImageError, StudyError):
+                continue
+            yield from (pair for pair in pairs if not pair.path.exists())
 
     def _outcomes(self, plans: Sequence[_Plan]) -> tuple[list[CaseOutcome], dict[str, str]]:
         """What became of each plan; and why some could not be carried out."""
@@ -251,18 +286,31 @@ class _Run:
         return transfers, fuse(transfers, grid, self._config.fusion)
 
     def _registered(self, plan: _Plan, lender: str) -> RegistrationResult:
+        pair = self._pair(plan, lender)
+        return cached_register(
+            pair.path.parent,
+            pair.fixed,
+            pair.moving,
+            self._config.registration,
+            self._emit,
+            both_ways=True,
+        )
+
+    def _pair(self, plan: _Plan, lender: str) -> Pair:
         """Structures that humans drew in both cases guide, but in a case kept for validation or
         testing: its own slices must not make what is compared with them look better."""
         shared: tuple[int, ...] = ()
         if plan.case.split == "train":
             shared = tuple(i for i in plan.own if i in self._library.lent_ids(lender))
-        return cached_register(
-            self._study.cache_dir / "registration",
-            self._library.known(plan.case.id, shared),
-            self._library.known(lender, shared),
-            self._config.registration,
-            self._emit,
-            both_ways=True,
+        fixed, moving = (self._library.known(i, shared) for i in (plan.case.id, lender))
+        folder = self._study.cache_dir / "registration"
+        config = self._config.registration
+        return Pair(
+            target=plan.case.id,
+            atlas=lender,
+            path=entry_path(folder, fixed, moving, config, both_ways=True),
+            fixed=fixed,
+            moving=moving,
         )
 
     def _volume_ratios(

@@ -62,20 +62,33 @@ def cached_register(
     returns the kept values too. An entry that is corrupt is said in an event and computed anew.
     StorageError when `folder` cannot be written.
     """
-    path = folder / f"{_key(fixed, moving, config, both_ways)}.safetensors"
+    path = entry_path(folder, fixed, moving, config, both_ways=both_ways)
     found = _read(path, emit)
     if found is not None:
         return found
-    marks = _landmarks(fixed, moving)
+    marks = landmarks_of(fixed, moving)
     images = fixed.load(), moving.load()
     result = register(*images, config, emit, both_ways=both_ways, landmarks=marks)
-    content = _packed(result)
-    make_folder(folder)
+    return keep_entry(path, packed(result))
+
+
+def entry_path(
+    folder: Path, fixed: Source, moving: Source, config: RegistrationConfig, *, both_ways: bool
+) -> Path:
+    """Where `cached_register` keeps what it finds for these."""
+    return folder / f"{_key(fixed, moving, config, both_ways)}.safetensors"
+
+
+def keep_entry(path: Path, content: bytes) -> RegistrationResult:
+    """Keep what `packed` made, here or on another computer; SchemaError when it is damaged."""
+    result = _unpacked(content)
+    make_folder(path.parent)
     write_bytes_atomic(path, content)
-    return _unpacked(content)
+    return result
 
 
-def _landmarks(fixed: Source, moving: Source) -> Landmarks | None:
+def landmarks_of(fixed: Source, moving: Source) -> Landmarks | None:
+    """What both know; None where one of them knows nothing."""
     if fixed.known is None or moving.known is None:
         return None
     return Landmarks(fixed=fixed.known(), moving=moving.known())
@@ -106,8 +119,8 @@ def _read(path: Path, emit: Emit) -> RegistrationResult | None:
         return None
 
 
-def _packed(result: RegistrationResult) -> bytes:
-    """One safetensors block; the digest covers every other array."""
+def packed(result: RegistrationResult) -> bytes:
+    """An entry: one safetensors block; the digest covers every other array."""
     about: dict[str, Json] = {name: getattr(result, name) for name in _FIGURES}
     arrays: Arrays = {}
     for name, field in (("field", result.field), ("inverse", result.inverse)):

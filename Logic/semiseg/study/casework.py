@@ -134,9 +134,13 @@ class CaseWork(Removal):
     def image(self, case_id: str) -> Image:
         """The case's image; StudyError when it is missing or no longer the file that was added."""
         case = self.case(case_id)
-        image = read_image(find_image(case, self.folder, self._verified))
+        image = read_image(self.image_path(case_id))
         image.grid.require_same(case.grid, f"the image of {case_id}")
         return image
+
+    def image_path(self, case_id: str) -> Path:
+        """Where the case's image lies; StudyError when it is missing or not what was added."""
+        return find_image(self.case(case_id), self.folder, self._verified)
 
     def relink_image(self, case_id: str, path: Path) -> Case:
         """Tells where the image lies now; StudyError unless its content is the same."""
