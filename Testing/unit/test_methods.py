@@ -12,6 +12,7 @@ from semiseg.data.batch import Batch
 from semiseg.errors import ConfigError
 from semiseg.learning.learner import Learner
 from semiseg.methods.base import Method, MethodSettings, build_method, method_class, method_names
+from semiseg.methods.frame import Frame
 from semiseg.networks import NetworkSpec
 
 SPEC = NetworkSpec(
@@ -53,7 +54,20 @@ def phantom_batch(seed: int = 0, *, n_unlabelled: int = 1) -> Batch:
 
 def made(name: str) -> Method:
     torch.manual_seed(0)
-    return build_method(name, SETTINGS)
+    return provided(build_method(name, SETTINGS))
+
+
+def provided(method: Method, *, flat: bool = False) -> Method:
+    """`method` with labelled scans to predict from, if it needs some."""
+    if method.uses_frame:
+        batch = phantom_batch(n_unlabelled=0)
+        method.hold(Frame(), middle_slices(batch) if flat else batch)
+    return method
+
+
+def middle_slices(batch: Batch) -> Batch:
+    names = ("image", "label", "valid", "known", "origin")
+    return replace(batch, **{name: getattr(batch, name)[..., 4, :, :] for name in names})
 
 
 def total(method: Method, batch: Batch, progress: float = 0.5) -> torch.Tensor:
@@ -172,10 +186,9 @@ def test_labelled_samples_alone_are_enough(name: str) -> None:
 def test_slices_are_learned_from_as_volumes_are(name: str) -> None:
     flat = replace(SPEC, strides=((2, 2), (2, 2)))
     learner = Learner(name, MethodSettings(network=flat), CPU, seed=0)
-    volume = phantom_batch()
-    names = ("image", "label", "valid", "known", "origin")
-    batch = replace(volume, **{name: getattr(volume, name)[..., 4, :, :] for name in names})
+    batch = middle_slices(phantom_batch())
     assert torch.isfinite(learner.learn(batch, 0.5))
+    provided(learner.method, flat=True)
     assert learner.method.predict(batch.image).shape == (3, 3, 16, 16)
 
 
@@ -191,6 +204,7 @@ def test_checkpoint_round_trip_is_exact(name: str) -> None:
     one = made(name)
     torch.manual_seed(9)
     other = build_method(name, SETTINGS)
+    other.make_room(one.modules.state_dict())
     other.modules.load_state_dict(one.modules.state_dict())
     image = phantom_batch().image
     one.modules.eval()

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from semiseg.config import Modality
 from semiseg.data.batch import Batch
 from semiseg.errors import ConfigError
+from semiseg.methods.frame import Frame
 from semiseg.networks import NetworkSpec
 
 METHODS: Mapping[str, str] = {
@@ -25,6 +26,7 @@ METHODS: Mapping[str, str] = {
     "bcp": "semiseg.methods.bcp:BidirectionalCopyPaste",
     "dtc": "semiseg.methods.dtc:DualTaskConsistency",
     "cct_r": "semiseg.methods.cct_r:RegistrationGuidedTeaching",
+    "mass": "semiseg.methods.mass:Mass",
     "cmedl": "semiseg.methods.cmedl:ConcurrentDistillation",
 }
 
@@ -51,6 +53,7 @@ class Method(ABC):
     `uses_unlabelled`: whether batches should hold samples without labels; `uses_level_sets`:
     whether they should hold signed distances; `uses_places`: whether they should say where in
     the body each voxel lies; `uses_modalities`: whether CT and MR should take turns in them;
+    `uses_frame`: whether they should hold whole scans, placed on one frame, in place of patches;
     `uses_plain`: whether they should hold images with unchanged grey values, too; `needs_both`:
     whether there is nothing to learn unless scans of both modalities are there;
     `deeply_supervised`: whether its loss knows coarse heads. `options`: what can be chosen, by
@@ -62,6 +65,7 @@ class Method(ABC):
     uses_level_sets: bool = False
     uses_places: bool = False
     uses_modalities: bool = False
+    uses_frame: bool = False
     uses_plain: bool = False
     needs_both: bool = False
     deeply_supervised: bool = False
@@ -90,6 +94,15 @@ class Method(ABC):
     def learning_rate_factor(self, progress: float) -> float:
         """What every learning rate is multiplied by at `progress`: (1 - progress)^0.9."""
         return float((1.0 - min(max(progress, 0.0), 1.0)) ** 0.9)
+
+    def hold(self, frame: Frame, atlases: Batch) -> None:  # noqa: B027
+        """Keep in `modules` what predicting needs of the study; called where it `uses_frame`.
+
+        `atlases`: labelled scans, whole, on `frame`.
+        """
+
+    def make_room(self, saved: Mapping[str, Tensor]) -> None:  # noqa: B027
+        """Give `modules` the sizes of the study that a saved state of them comes from."""
 
     def after_step(self, progress: float) -> None:  # noqa: B027
         """Called after every step of all optimizers: moving averages and the like."""
