@@ -109,7 +109,7 @@ def run_loop(
     """
     clock = _Clock(emit)
     with clock.stage("annotate"):
-        study = _annotated(folder, cases, config)
+        study = annotated(folder, cases, config)
     if config.propagation is not None:
         with clock.stage("propagate"):
             targets = _in_splits(study, config.propagate_splits)
@@ -138,18 +138,8 @@ def run_loop(
     )
 
 
-def fresh_folder(folder: Path) -> Path:
-    """`folder`, or with the next free number (`demo-2`) when something is there already."""
-    if not folder.exists():
-        return folder
-    for number in range(2, 10_000):
-        candidate = folder.with_name(f"{folder.name}-{number}")
-        if not candidate.exists():
-            return candidate
-    raise StorageError(f"{folder} and its 9998 numbered neighbours exist; remove some")
-
-
-def _annotated(folder: Path, cases: Sequence[LoopCase], config: LoopConfig) -> Study:
+def annotated(folder: Path, cases: Sequence[LoopCase], config: LoopConfig) -> Study:
+    """The first stage alone: a new study in `folder` with what the simulated human drew."""
     study = Study.create(folder, name=config.name, protocol=config.protocol)
     for case in cases:
         study.add_case(
@@ -163,6 +153,17 @@ def _annotated(folder: Path, cases: Sequence[LoopCase], config: LoopConfig) -> S
         )
         _draw(study, case, config)
     return study
+
+
+def fresh_folder(folder: Path) -> Path:
+    """`folder`, or with the next free number (`demo-2`) when something is there already."""
+    if not folder.exists():
+        return folder
+    for number in range(2, 10_000):
+        candidate = folder.with_name(f"{folder.name}-{number}")
+        if not candidate.exists():
+            return candidate
+    raise StorageError(f"{folder} and its 9998 numbered neighbours exist; remove some")
 
 
 def _draw(study: Study, case: LoopCase, config: LoopConfig) -> None:

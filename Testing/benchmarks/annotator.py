@@ -39,7 +39,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-from methods import DATA_SETS, Scan
+from data_sets import DATA_SETS, Scan
 
 PLANE = "axial"
 

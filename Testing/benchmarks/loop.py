@@ -23,7 +23,6 @@ import multiprocessing
 import os
 import platform
 import shutil
-import statistics
 import sys
 import tempfile
 import time
@@ -31,6 +30,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+from tables import figure, markdown, mean, spread
 
 ORGANS = {1: "liver", 2: "kidney_right", 3: "kidney_left", 4: "spleen"}
 PROTOCOLS = {"AB-5": 5, "AB-1": None}
@@ -310,15 +311,15 @@ def save(out: Path, done: dict) -> None:
 def table(rows: list[dict]) -> str:
     """Mean Dice per organ over test scans and seeds, the mean of all, and its spread."""
     head = ["run", "scans", *ORGANS.values(), "mean", "sd over scans", "sd over seeds", "HD95 mm"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    lines = []
 
     def group(row: dict) -> tuple[str, str, str]:
         return row["kind"], row["modality"], row["method"]
 
     for kind, modality, method in sorted(set(map(group, rows))):
         ours = [row for row in rows if group(row) == (kind, modality, method)]
-        lines.append("| " + " | ".join([f"{method}, {kind} {modality}", *cells(ours)]) + " |")
-    return "\n".join(lines)
+        lines.append([f"{method}, {kind} {modality}", *cells(ours)])
+    return markdown(head, lines)
 
 
 def cells(rows: list[dict]) -> list[str]:
@@ -338,21 +339,8 @@ def cells(rows: list[dict]) -> list[str]:
         figure(mean(per_scan)),
         figure(spread(per_scan)),
         figure(spread(per_seed)),
-        "-" if not distances else f"{mean(distances):.1f}",
+        figure(mean(distances), 1),
     ]
-
-
-def mean(values) -> float | None:
-    values = [value for value in values if value is not None]
-    return statistics.fmean(values) if values else None
-
-
-def spread(values: list[float]) -> float | None:
-    return statistics.stdev(values) if len(values) > 1 else None
-
-
-def figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 def say(text: str) -> None:

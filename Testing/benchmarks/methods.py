@@ -1,58 +1,72 @@
-"""Any methods on a data set, with few labelled scans: Dice on test scans, and paired differences.
+"""Any methods on a data set, with few labels: Dice and HD95 on test scans, and paired differences.
 
-Each run (method, number of labelled scans, seed) trains once within the same budget and writes one
-JSON file into `--out`; runs whose file is there are not repeated, so a broken call goes on. Test
-scans choose nothing: no validation, no early end, the last averaged weights are taken. Seed s
-draws which scans of the training pool are labelled; all methods of one seed have the same ones.
-The table gives the mean over scans and seeds with its spread over seeds, and for each method the
-mean paired difference to `supervised`, scan by scan, with a 95 % bootstrap interval over scans.
+Each run (method, what is labelled, seed) trains once within the same budget and writes one JSON
+file into `--out`; runs whose file is there are not repeated, so a broken call goes on. Test scans
+choose nothing: no validation, no early end, the last averaged weights are taken. All methods of
+one seed learn from the same labels, see method_studies.py: `--labelled 1,3` scans, or protocols of
+the abdomen (AB-1, AB-5, ct-to-mr, mr-to-ct, atlases). Data sets: see data_sets.py.
 
-Data sets (folders as their publishers name them): `hippocampus` (imagesTr, labelsTr; the first
-four fifths of the sorted names are the pool), `acdc` (train, val by patient; both frames of a
-patient are in one split; figures are of val), `abdomen` (ct, mr: both modalities in one study,
-`--labelled` of each; splits as in loop.py).
+A method is named as `semiseg train` knows it. `METHOD@CT` learns in a study without MR, `@MR`
+without CT. `METHOD+propagated` (or all with `--propagate`) learns from labels that registration
+carried to the other scans of the pool, too: CCT-R needs that. Carrying is done once for what is
+labelled and a seed, before all budgets, and its seconds are told apart; registrations are kept
+in `--registrations`. Its seconds are those of a whole propagation only where none was kept.
 
-CCT-R learns from labels that registration carried over: give `--propagate`, to it and to what it
-is compared with. Time to learn is the same with and without; registration is not part of it.
+Tables: means over scans and seeds, and for each method the mean paired difference to the better
+of `supervised`, `supervised@CT` and `supervised@MR` (as far as they were run; the better one on
+the tested modality), with a 95 % bootstrap interval over patients.
 
     python Testing/benchmarks/methods.py hippocampus --data hippocampus --out runs \\
         --labelled 4 --seeds 3 --minutes 2 --methods supervised,mean_teacher,bcp,dtc
+    python Testing/benchmarks/methods.py abdomen --data abdomen --out runs --clock processor \\
+        --labelled AB-1,AB-5 --methods supervised,supervised@CT,supervised@MR,bcp+propagated
+    python Testing/benchmarks/methods.py abdomen --out runs --table
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import multiprocessing
 import os
 import platform
-import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
+from data_sets import DATA_SETS, WITHOUT_SPACING, Scan, scans_of
+from method_studies import (
+    ALL,
+    PROTOCOLS,
+    Arm,
+    Drawn,
+    copy_of,
+    drop_copy,
+    is_possible,
+    is_prepared,
+    preparation,
+    prepare,
+)
+from method_tables import overall, tables
 
-ABDOMEN = ("liver", "kidney_right", "kidney_left", "spleen")
-REFERENCE = "supervised"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scan:
-    """One scan of a data set; `pool`: it may be learnt from, otherwise it is tested on."""
-
-    name: str
-    patient: str
-    modality: str
-    image: Path
-    label: Path
-    pool: bool
+SETTINGS = (
+    "data_set",
+    "minutes",
+    "steps",
+    "dims",
+    "sparing",
+    "propagate",
+    "pool",
+    "clock",
+    "device",
+    "threads",
+    "parallel",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,32 +74,44 @@ class Run:
     """One training to measure."""
 
     method: str
-    labelled: int
+    labelled: str
     seed: int
 
     @property
+    def name(self) -> str:
+        return f"{self.method}-{self.labelled}-seed{self.seed}"
+
+    @property
     def file(self) -> str:
-        return f"{self.method}-{self.labelled}-seed{self.seed}.json"
+        return f"{self.name}.json"
+
+    def drawn(self, given: argparse.Namespace) -> Drawn:
+        """The study that it learns from."""
+        arm = Arm.named(self.method)
+        return Drawn(
+            labelled=self.labelled,
+            seed=self.seed,
+            alone=arm.alone,
+            propagated=arm.propagated or given.propagate,
+            pool=given.pool or ALL,
+        )
 
 
 def main() -> int:
     given = parse()
     out = Path(given.out)
-    out.mkdir(parents=True, exist_ok=True)
-    scans = distinct(DATA_SETS[given.data_set][0](Path(given.data)))
-    require_settings(out, given)
-    runs = [run for run in all_runs(given) if not (out / run.file).exists()]
-    say(f"{len(runs)} runs to do; {sum(s.pool for s in scans)} scans in the pool, the rest tests")
-    fresh = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(given.parallel, mp_context=fresh, max_tasks_per_child=1) as pool:
-        futures = {pool.submit(measure, run, scans, given): run for run in runs}
-        for future in as_completed(futures):
-            found = future.result()
-            write(out / futures[future].file, found)
-            say(f"{futures[future].file}: mean Dice {mean(found['dice'].values()):.3f}")
+    complete = True
+    if not given.table:
+        out.mkdir(parents=True, exist_ok=True)
+        require_settings(out, given)
+        complete = work(given, out)
     found = [json.loads(path.read_text()) for path in sorted(out.glob("*-seed*.json"))]
-    print(table([run for run in found if run["run"]["method"] in given.methods.split(",")]))
-    return 0
+    if given.methods is not None:
+        found = [run for run in found if run["run"]["method"] in given.methods.split(",")]
+    if not found:
+        sys.exit(f"{out} holds no finished run of these methods")
+    print(tables(found))
+    return 0 if complete else 1
 
 
 def parse() -> argparse.Namespace:
@@ -93,232 +119,215 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("data_set", choices=sorted(DATA_SETS))
-    parser.add_argument("--data", required=True, help="the data set's folder")
+    parser.add_argument("--data", help="the data set's folder")
     parser.add_argument("--out", required=True, help="folder for one JSON file per run")
-    parser.add_argument("--methods", default=REFERENCE)
-    parser.add_argument("--labelled", default="4", help="numbers of labelled scans: 1,3,7")
+    parser.add_argument("--table", action="store_true", help="only print the tables of --out")
+    parser.add_argument("--methods", help="supervised by default; with --table all there are")
+    parser.add_argument("--labelled", default="4", help="numbers of scans, or protocols: AB-1,AB-5")
     parser.add_argument(
         "--pool", type=int, help="patients of the pool that are used, labelled ones among them"
     )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=2.0)
-    parser.add_argument("--dims", default="auto", help="2: networks see single slices; 3; auto")
-    parser.add_argument(
-        "--propagate", action="store_true", help="carry labels to the other scans of the pool first"
-    )
-    parser.add_argument(
-        "--registrations",
-        help="a folder that keeps registrations from run to run (cct_r, --propagate)",
-    )
-    parser.add_argument("--sparing", action="store_true", help="less work on unlabelled scans")
     parser.add_argument("--steps", type=int, help="end after so many steps instead")
-    parser.add_argument("--threads", type=int, default=1, help="per run")
+    parser.add_argument("--clock", choices=("wall", "processor"), default="wall", help="of minutes")
+    parser.add_argument("--dims", default="auto", help="2: networks see single slices; 3; auto")
+    parser.add_argument("--propagate", action="store_true", help="carried labels for all methods")
+    parser.add_argument("--registrations", help="folder that keeps them; by default in --out")
+    parser.add_argument("--sparing", action="store_true", help="less work on unlabelled scans")
     parser.add_argument(
-        "--clock", choices=("wall", "processor"), default="wall", help="what minutes are counted by"
+        "--segment-pool", action="store_true", help="segment the pool too, to see how long it takes"
     )
+    parser.add_argument("--threads", type=int, default=1, help="per run")
     parser.add_argument("--parallel", type=int, default=1, help="runs at the same time")
     parser.add_argument("--device", default="auto")
-    return parser.parse_args()
+    given = parser.parse_args()
+    require_known(parser, given)
+    return given
+
+
+def require_known(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    """What is asked for can be done; else the parser says what not."""
+    if not given.table and given.data is None:
+        parser.error("--data is missing: the data set's folder")
+    for labelled in given.labelled.split(","):
+        if labelled in PROTOCOLS and given.data_set != "abdomen":
+            parser.error(f"{labelled} is a protocol of the data set abdomen")
+        if labelled not in PROTOCOLS and not labelled.isdecimal():
+            parser.error(f"--labelled takes numbers and {', '.join(PROTOCOLS)}, not {labelled!r}")
+    for name in (given.methods or "").split(","):
+        if Arm.named(name).alone not in (None, "CT", "MR"):
+            parser.error(f"{name!r}: after @ comes CT or MR")
+
+
+def work(given: argparse.Namespace, out: Path) -> bool:
+    """Prepare the studies that are missing, then do the runs that are; whether all succeeded."""
+    require_methods(given)
+    scans = scans_of(given.data_set, Path(given.data))
+    runs = [run for run in all_runs(given) if not (out / run.file).exists()]
+    say(f"{len(runs)} runs to do; {sum(s.pool for s in scans)} scans in the pool, the rest tests")
+    studies = list(dict.fromkeys(run.drawn(given) for run in runs))
+    for drawn, found in in_processes(make, studies, scans, given):
+        say(f"{drawn.name}: {found['processor_seconds']} processor seconds to carry labels")
+    ready = [run for run in runs if is_prepared(run.drawn(given), out)]
+    for run, found in in_processes(measure, ready, scans, given):
+        write(out / run.file, found)
+        scores = {
+            one: overall([found], one, "dice") for one in sorted(set(found["modality"].values()))
+        }
+        say(f"{run.file}: mean Dice {scores}")
+    return all((out / run.file).exists() for run in runs)
+
+
+def require_methods(given: argparse.Namespace) -> None:
+    """All methods exist: said before the first study is prepared, which takes minutes."""
+    from semiseg.methods.base import METHODS
+
+    for name in (given.methods or "supervised").split(","):
+        if Arm.named(name).method not in (*METHODS, "auto"):
+            sys.exit(f"there is no method {name!r}; choose of auto, {', '.join(METHODS)}")
+
+
+def in_processes(
+    task: Callable, items: list, scans: list[Scan], given: argparse.Namespace
+) -> Iterable[tuple]:
+    """`task` of each item in a process of its own; item and result as they come."""
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(given.parallel, mp_context=fresh, max_tasks_per_child=1) as pool:
+        futures = {pool.submit(task, item, scans, given): item for item in items}
+        for future in as_completed(futures):
+            error = future.exception()
+            if error is None:
+                yield futures[future], future.result()
+            else:  # the others are worth having; the same call tries this one again
+                say(f"{futures[future]} failed: {error!r}")
 
 
 def all_runs(given: argparse.Namespace) -> list[Run]:
-    return [
-        Run(method=method, labelled=int(labelled), seed=seed)
+    runs = [
+        Run(method=method, labelled=labelled, seed=seed)
         for seed in range(given.seeds)
         for labelled in given.labelled.split(",")
-        for method in given.methods.split(",")
+        for method in (given.methods or "supervised").split(",")
     ]
+    empty = sorted({f"{r.method} {r.labelled}" for r in runs if not is_possible(r.drawn(given))})
+    if empty:
+        say(f"left out, nothing is labelled: {', '.join(empty)}")
+    return [run for run in runs if is_possible(run.drawn(given))]
+
+
+def make(drawn: Drawn, scans: list[Scan], given: argparse.Namespace) -> dict:
+    """The study that runs will copy."""
+    limit_threads(given)
+    out = Path(given.out)
+    kept = Path(given.registrations) if given.registrations else out / "registrations"
+    return prepare(drawn, scans, DATA_SETS[given.data_set][1], out, kept)
 
 
 def measure(run: Run, scans: list[Scan], given: argparse.Namespace) -> dict:
-    """One loop in a study of its own; Dice per test scan and structure."""
-    # Imported here: the number of threads must be set before torch is loaded.
-    os.environ["OMP_NUM_THREADS"] = str(given.threads)
-    import torch
+    """Learn in a copy of the prepared study and segment the tests; a figure per scan, structure."""
+    limit_threads(given)
+    from semiseg.evaluation import evaluate
+    from semiseg.study.storage import read_json
 
-    from semiseg.loop import run_loop
-
-    torch.set_num_threads(given.threads)
-    with tempfile.TemporaryDirectory(prefix="semiseg-methods-") as folder:
-        study = Path(folder) / "study"
-        result = run_loop(
-            study,
-            loop_cases(run, pooled(run, scans, given.pool)),
-            loop_config(run, given),
-            sharing(study, given),
-        )
-        model = json.loads(next(study.glob("models/*/model.json")).read_text(encoding="utf-8"))
-    dice = {f"{r['case']} {r['structure']}": r["dice"] for r in result.prediction_rows}
+    out, drawn = Path(given.out), run.drawn(given)
+    study = copy_of(drawn, out, run.name)
+    try:
+        watch = learn_and_segment(study, train_config(run, given), given)
+        tests = {s.name: s.label for s in scans if not s.pool}
+        rows = evaluate(study, tests, reference_note="the data set's expert labels")
+        model = read_json(next(study.folder.glob("models/*/model.json")))
+        learnt = [key for key, case in study.cases.items() if case.split == "train"]
+    finally:
+        drop_copy(out, run.name)
+    before = preparation(drawn, out)
     return {
         "run": asdict(run),
-        "dice": dice,
-        "modality": {r["case"]: r["modality"] for r in result.prediction_rows},
-        "labelled": sorted(labelled_names(run, scans)),
-        "pool": sum(s.pool for s in pooled(run, scans, given.pool)),
+        "dice": {f"{r['case']} {r['structure']}": r["dice"] for r in rows},
+        **distances(rows, given),
+        "modality": {r["case"]: r["modality"] for r in rows},
+        "patient": {s.name: s.patient for s in scans if not s.pool},
+        "labelled": sorted(k for k, one in model["cases"].items() if one["human"]),
+        "pool": len(learnt),
         "steps": model["steps"],
         "plan": model["plan"],
-        "seconds": dict(result.seconds),
+        "seconds": {"propagate": before["seconds"], **watch.wall},
+        "processor_seconds": {"propagate": before["processor_seconds"], **watch.processor},
+        "preparation": before,
         "settings": describe(given),
     }
 
 
-def sharing(study: Path, given: argparse.Namespace):
-    """Listens for the stage that registers first, and gives the study the kept registrations."""
-
-    def hear(event) -> None:
-        link = study / "cache" / "registration"
-        if given.registrations and event.message in ("propagate", "train") and not link.exists():
-            kept = Path(given.registrations).resolve()
-            kept.mkdir(parents=True, exist_ok=True)
-            link.parent.mkdir(exist_ok=True)
-            link.symlink_to(kept)
-
-    return hear
+def distances(rows: list[dict], given: argparse.Namespace) -> dict:
+    if given.data_set in WITHOUT_SPACING:
+        return {}
+    return {"hd95_mm": {f"{r['case']} {r['structure']}": r["hd95_mm"] for r in rows}}
 
 
-def labelled_names(run: Run, scans: list[Scan]) -> set[str]:
-    """All scans of `labelled` patients of the pool, drawn by the seed, per modality."""
-    names = set()
-    for modality in sorted({scan.modality for scan in scans}):
-        ours = [scan for scan in scans if scan.pool and scan.modality == modality]
-        patients = sorted({scan.patient for scan in ours})
-        rng = np.random.default_rng((run.seed, 5))
-        chosen = set(rng.permutation(patients)[: run.labelled])
-        names |= {scan.name for scan in ours if scan.patient in chosen}
-    return names
+def learn_and_segment(study, training, given: argparse.Namespace) -> Watch:
+    from semiseg.config import PredictConfig
+    from semiseg.inference import predict
+    from semiseg.trainer import train
+
+    watch, prediction = Watch(), PredictConfig(device=given.device)
+    with watch.over("train"):
+        model_id = train(study, training)
+    by_split = {
+        split: tuple(key for key, case in study.cases.items() if case.split == split)
+        for split in ("train", "test")
+    }
+    with watch.over("predict"):
+        predict(study, model_id, by_split["test"], prediction)
+    if given.segment_pool:
+        with watch.over("segment_pool"):
+            predict(study, model_id, by_split["train"], prediction)
+    return watch
 
 
-def pooled(run: Run, scans: list[Scan], patients: int | None) -> list[Scan]:
-    """The tests, and the scans of `patients` of the pool: the labelled ones and the next drawn."""
-    if patients is None:
-        return scans
-    names = labelled_names(replace(run, labelled=patients), scans)
-    return [scan for scan in scans if scan.name in names or not scan.pool]
+class Watch:
+    """Seconds of each stage: of the wall clock, and of this process's processors."""
+
+    def __init__(self) -> None:
+        self.wall: dict[str, float] = {}
+        self.processor: dict[str, float] = {}
+
+    @contextmanager
+    def over(self, stage: str):
+        wall, processor = time.monotonic(), time.process_time()
+        yield
+        self.wall[stage] = round(time.monotonic() - wall, 1)
+        self.processor[stage] = round(time.process_time() - processor, 1)
 
 
-def loop_cases(run: Run, scans: list[Scan]) -> list:
-    from semiseg.loop import LoopCase
+def train_config(run: Run, given: argparse.Namespace):
+    from semiseg.config import TrainConfig
 
-    labelled = labelled_names(run, scans)
-    return [
-        LoopCase(
-            case_id=scan.name,
-            image=scan.image,
-            modality=scan.modality,  # type: ignore[arg-type]
-            label=scan.label,
-            full=scan.name in labelled,
-            patient=scan.patient,
-            split="train" if scan.pool else "test",
-        )
-        for scan in scans
-    ]
-
-
-def loop_config(run: Run, given: argparse.Namespace):
-    from semiseg.config import PropagationConfig, TrainConfig
-    from semiseg.loop import LoopConfig
-    from semiseg.study.protocol import Protocol, common_structure
-
-    names = DATA_SETS[given.data_set][1]
-    return LoopConfig(
-        name=run.file,
-        protocol=Protocol(tuple(common_structure(name, i) for i, name in enumerate(names, 1))),
-        propagation=PropagationConfig() if given.propagate else None,
-        propagate_splits=("train",),
-        training=TrainConfig(
-            method=run.method,
-            minutes=None if given.steps else given.minutes,
-            steps=given.steps,
-            seed=run.seed,
-            device=given.device,
-            dims=given.dims,
-            sparing=given.sparing,
-            clock=given.clock,
-            validation="none",
-        ),
-        predict_splits=("test",),
-        write_files=False,
+    return TrainConfig(
+        method=Arm.named(run.method).method,
+        minutes=None if given.steps else given.minutes,
+        steps=given.steps,
+        seed=run.seed,
+        device=given.device,
+        dims=given.dims,
+        sparing=given.sparing,
+        clock=given.clock,
+        validation="none",
     )
 
 
-def distinct(scans: list[Scan]) -> list[Scan]:
-    """Without images that are there twice under other names; a test scan is kept of such twins."""
-    kept: dict[str, Scan] = {}
-    for one in sorted(scans, key=lambda one: one.pool):
-        twin = kept.setdefault(hashlib.sha256(one.image.read_bytes()).hexdigest(), one)
-        if twin is not one:
-            say(f"{one.name} is left out: its image is that of {twin.name}")
-    names = {one.name for one in kept.values()}
-    return [one for one in scans if one.name in names]
+def limit_threads(given: argparse.Namespace) -> None:
+    # torch is imported here: the number of threads must be set before.
+    os.environ["OMP_NUM_THREADS"] = str(given.threads)
+    import torch
 
-
-def hippocampus(folder: Path) -> list[Scan]:
-    images = sorted((folder / "imagesTr").glob("*.nii.gz"))
-    pool = len(images) * 4 // 5
-    return [
-        Scan(
-            name=path.name.removesuffix(".nii.gz"),
-            patient=path.name.removesuffix(".nii.gz"),
-            modality="MR",
-            image=path,
-            label=folder / "labelsTr" / path.name,
-            pool=number < pool,
-        )
-        for number, path in enumerate(images)
-    ]
-
-
-def acdc(folder: Path) -> list[Scan]:
-    return [
-        scan(path, "MR", path.name.split("_")[0], pool=path.parent.name == "train")
-        for path in sorted(folder.glob("*/*_image.nii.gz"))
-    ]
-
-
-def abdomen(folder: Path) -> list[Scan]:
-    found = []
-    for modality, pool in (("ct", 2 / 3), ("mr", 0.6)):
-        images = sorted((folder / modality).glob("*_image.nii.gz"))
-        last = {"ct": 0.2, "mr": 0.3}[modality]
-        n_pool, n_test = round(pool * len(images)), round(last * len(images))
-        for number, path in enumerate(images):
-            if number < n_pool or number >= len(images) - n_test:
-                name = path.name.removesuffix("_image.nii.gz")
-                found.append(scan(path, modality.upper(), name, pool=number < n_pool))
-    return found
-
-
-def scan(path: Path, modality: str, patient: str, *, pool: bool) -> Scan:
-    name = path.name.removesuffix("_image.nii.gz")
-    label = path.with_name(f"{name}_label.nii.gz")
-    return Scan(name=name, patient=patient, modality=modality, image=path, label=label, pool=pool)
-
-
-DATA_SETS: dict[str, tuple[Callable[[Path], list[Scan]], tuple[str, ...]]] = {
-    "hippocampus": (hippocampus, ("hippocampus_anterior", "hippocampus_posterior")),
-    "acdc": (acdc, ("right_ventricle", "myocardium", "left_ventricle")),
-    "abdomen": (abdomen, ABDOMEN),
-}
+    torch.set_num_threads(given.threads)
 
 
 def require_settings(out: Path, given: argparse.Namespace) -> None:
     """All runs of a folder have the same settings; else the table would compare unlike things."""
-    ours = (
-        "data_set",
-        "minutes",
-        "steps",
-        "dims",
-        "sparing",
-        "propagate",
-        "pool",
-        "clock",
-        "device",
-        "threads",
-        "parallel",
-    )
     for path in out.glob("*-seed*.json"):
         old = json.loads(path.read_text())["settings"]
-        if any(old.get(name) != getattr(given, name) for name in ours):
+        if any(old.get(name) != getattr(given, name) for name in SETTINGS):
             sys.exit(f"{path} was made with other settings; choose another folder with --out")
 
 
@@ -327,9 +336,11 @@ def describe(given: argparse.Namespace) -> dict:
 
     import semiseg
 
-    return vars(given) | {
+    return {
+        **vars(given),
         "data": Path(given.data).name,
         "out": Path(given.out).name,
+        "registrations": None if given.registrations is None else Path(given.registrations).name,
         "date": datetime.now(UTC).date().isoformat(),
         "semiseg": semiseg.__version__,
         "torch": torch.__version__,
@@ -342,69 +353,6 @@ def write(path: Path, values: dict) -> None:
     temporary = path.with_suffix(".part")
     temporary.write_text(json.dumps(values, indent=1, allow_nan=False), encoding="utf-8")
     temporary.replace(path)
-
-
-def table(runs: list[dict]) -> str:
-    """A row per method, number of labelled scans and modality."""
-    head = ["method", "labelled", "modality", "Dice", "sd over seeds", "steps", "to supervised"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    groups = sorted({(r["run"]["labelled"], r["run"]["method"]) for r in runs})
-    for labelled, method in groups:
-        ours = [r for r in runs if (r["run"]["labelled"], r["run"]["method"]) == (labelled, method)]
-        base = [
-            r for r in runs if (r["run"]["labelled"], r["run"]["method"]) == (labelled, REFERENCE)
-        ]
-        for modality in sorted(set(ours[0]["modality"].values())):
-            seeds = [mean(per_scan(r, modality).values()) for r in ours]
-            steps = [r["steps"] for r in ours]
-            cells = [
-                method,
-                str(labelled),
-                modality,
-                f"{mean(seeds):.3f}",
-                f"{statistics.stdev(seeds):.3f}" if len(seeds) > 1 else "-",
-                f"{min(steps)}-{max(steps)}",
-                "-" if method == REFERENCE else difference(ours, base, modality),
-            ]
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def per_scan(run: dict, modality: str) -> dict[str, float]:
-    """Mean Dice over structures of each test scan; structures absent from both are left out."""
-    scans: dict[str, list[float]] = {}
-    for key, dice in run["dice"].items():
-        name = key.rsplit(" ", 1)[0]
-        if dice is not None and run["modality"][name] == modality:
-            scans.setdefault(name, []).append(dice)
-    return {name: mean(values) for name, values in scans.items()}
-
-
-def difference(ours: list[dict], base: list[dict], modality: str) -> str:
-    """Mean paired difference over scans (first averaged over the seeds that both have)."""
-    from scipy import stats
-
-    seeds = {r["run"]["seed"] for r in ours} & {r["run"]["seed"] for r in base}
-    if not seeds:
-        return "-"
-    gains: dict[str, list[float]] = {}
-    for seed in seeds:
-        mine, other = (
-            per_scan(next(r for r in runs if r["run"]["seed"] == seed), modality)
-            for runs in (ours, base)
-        )
-        for name in mine.keys() & other.keys():
-            gains.setdefault(name, []).append(mine[name] - other[name])
-    values = [mean(v) for v in gains.values()]
-    if len(values) < 3:
-        return f"{mean(values):+.3f}"
-    found = stats.bootstrap((values,), np.mean, rng=np.random.default_rng(0), method="percentile")
-    low, high = found.confidence_interval
-    return f"{mean(values):+.3f} ({low:+.3f} to {high:+.3f})"
-
-
-def mean(values: Iterable[float]) -> float:
-    return statistics.fmean(v for v in values if v is not None)
 
 
 def say(text: str) -> None:
