@@ -19,6 +19,7 @@ class SemiSegParameters:
     method: str = "auto"
     model: int = 0
     seed: int = 0
+    watch: bool = False
     plane: str = "axial"
     follow_views: bool = True
     formats: str = "seg.nrrd"

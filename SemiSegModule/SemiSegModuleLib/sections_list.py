@@ -11,6 +11,7 @@ from SemiSegModuleLib.sections.annotate import AnnotateSection
 from SemiSegModuleLib.sections.cases import CasesSection
 from SemiSegModuleLib.sections.engine import EngineSection
 from SemiSegModuleLib.sections.export import ExportSection
+from SemiSegModuleLib.sections.history import HistorySection
 from SemiSegModuleLib.sections.structures import StructuresSection
 from SemiSegModuleLib.sections.study import StudySection
 from SemiSegModuleLib.sections.work import WorkSection
@@ -21,6 +22,7 @@ SECTIONS: tuple[type, ...] = (
     StructuresSection,
     AnnotateSection,
     WorkSection,
+    HistorySection,
     ExportSection,
     EngineSection,
 )

@@ -10,11 +10,11 @@ import slicer
 
 from semiseg.errors import SemiSegError
 from semiseg.jobs import Job
-from SemiSegModuleLib.session_suggest import SuggestPart
+from SemiSegModuleLib.session_history import HistoryPart
 from SemiSegModuleLib.tasks import JobClass
 
 
-class Session(SuggestPart):
+class Session(HistoryPart):
     """The open study, its scene and its jobs.
 
     Call `tick` from one timer, ten times a second. What the user asks for is told back through

@@ -41,6 +41,7 @@ TOPICS = (
     "drawn",
     "suggestion",
     "slice",
+    "history",
 )
 _MOST_ERRORS = 20
 _NOTICE_S = 60.0

@@ -77,11 +77,19 @@ class ViewPart(DraftPart):
             Task(
                 kind="view",
                 case_id=case_id,
-                arguments=self.command("study", "view", "STUDY", case_id),
+                arguments=self.command("study", "view", "STUDY", case_id, *self.view_options()),
                 prepare=_out_folder,
                 on_end=self._view_ended,
             )
         )
+
+    def view_options(self) -> tuple[str, ...]:
+        """Further options of the child that prepares a view."""
+        return ()
+
+    def view_layers(self, case_id: str) -> dict[str, Callable[[NDArray[Any] | None], None]]:  # noqa: ARG002
+        """Further arrays of a view, by name, and who takes them."""
+        return {}
 
     def on_node_removed(self, case_id: str, role: str) -> None:
         """A node of a case is about to be deleted in the scene; the study keeps what was drawn."""
@@ -108,9 +116,9 @@ class ViewPart(DraftPart):
         self.uncertainty_shown = visible
         nodes = self.nodes(self.current) if self.current else None
         if not visible or nodes is None:
-            self.views.show_uncertainty(None)
+            self.views.show_overlay(None)
         elif nodes.uncertainty is not None:
-            self.views.show_uncertainty(nodes.uncertainty)
+            self.views.show_overlay(nodes.uncertainty)
         elif self.current:
             self.request_view(self.current)
         self.changed("suggestion")
@@ -226,6 +234,8 @@ class ViewPart(DraftPart):
         self.later(partial(self._with_array, case_id, files.get("suggestion"), show))
         shade = partial(self._show_uncertainty, case_id)
         self.later(partial(self._with_array, case_id, files.get("uncertainty"), shade))
+        for name, use in self.view_layers(case_id).items():
+            self.later(partial(self._with_array, case_id, files.get(name), use))
         self.later(partial(shutil.rmtree, task.folder, ignore_errors=True))
 
     def _with_array(
@@ -295,7 +305,7 @@ class ViewPart(DraftPart):
         else:
             volumes.set_overlay(node, grid, array)
         if wanted:
-            self.views.show_uncertainty(node)
+            self.views.show_overlay(node)
 
 
 def _lies_on(volume: Any, grid: Grid) -> bool:

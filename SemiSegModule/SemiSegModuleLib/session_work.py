@@ -16,6 +16,8 @@ from SemiSegModuleLib.session_core import told
 from SemiSegModuleLib.session_dicom import DicomPart
 from SemiSegModuleLib.tasks import Task, TaskState
 
+Prepare = Callable[[Path], Sequence[str]]
+
 
 class WorkPart(DicomPart):
     """The part of `Session` about long work; one at a time.
@@ -38,7 +40,8 @@ class WorkPart(DicomPart):
     def learn(self, minutes: float, device: str, method: str, seed: int) -> None:
         """Train a model for `minutes`."""
         options = ("--minutes", f"{minutes:g}", "--device", device, "--method", method)
-        self._begin("learn", ("train", "STUDY", *options, "--seed", str(seed)))
+        parts = ("train", "STUDY", *options, "--seed", str(seed))
+        self._begin("learn", parts, prepare=self.watching())
 
     @told
     def segment(self, *, all_cases: bool, model: int | None, device: str) -> None:
@@ -184,7 +187,11 @@ class WorkPart(DicomPart):
             mark.state in FINISHED for opened in self.open_cases.values() for mark in opened.marks
         )
 
-    def _begin(self, kind: str, parts: tuple[str, ...]) -> None:
+    def watching(self) -> Prepare | None:
+        """Further arguments of a training whose progress is to be shown in a slice."""
+        return None
+
+    def _begin(self, kind: str, parts: tuple[str, ...], prepare: Prepare | None = None) -> None:
         """Save and apply what was drawn; then, and only then, start the work."""
         self.require_study()
         if self.busy():
@@ -193,7 +200,7 @@ class WorkPart(DicomPart):
         self.dismiss()
         self.save_drafts_quietly()
         self.task = TaskState(kind=kind, phase="save")
-        self._begin_after_apply = lambda: self._start_work(kind, arguments)
+        self._begin_after_apply = lambda: self._start_work(kind, arguments, prepare)
         self.changed("task")
         tasks = self.tasks
         if tasks is not None and tasks.service is None and not self.require_study().drafts():
@@ -231,12 +238,18 @@ class WorkPart(DicomPart):
             self.task = None
             self.changed("task")
 
-    def _start_work(self, kind: str, arguments: list[str]) -> None:
+    def _start_work(self, kind: str, arguments: list[str], prepare: Prepare | None) -> None:
         if self.tasks is None or self.task is None:
             return
         self.task.phase = "start"
         self.tasks.start(
-            Task(kind=kind, arguments=arguments, on_event=self._progress, on_end=self._work_ended)
+            Task(
+                kind=kind,
+                arguments=arguments,
+                on_event=self._progress,
+                on_end=self._work_ended,
+                prepare=prepare,
+            )
         )
 
     def _progress(self, event: Event) -> None:

@@ -20,7 +20,7 @@ TICK_MS = 100
 _OPEN_AT_START = ("study", "cases", "annotate", "work")
 # Where the panel is longer than the window, its top is out of sight from here.
 _ECHO_IN = "work"
-_NEED_STUDY = ("cases", "structures", "annotate", "work", "export")
+_NEED_STUDY = ("cases", "structures", "annotate", "work", "history", "export")
 
 
 def make_session() -> Session:
@@ -115,6 +115,9 @@ class Panel:
         inside.addWidget(section.widget)
         layout.addWidget(area)
         self.sections[section.name], self.areas[section.name] = section, area
+        unfolded = getattr(section, "unfolded", None)
+        if unfolded is not None:
+            area.connect("contentsCollapsed(bool)", lambda collapsed: unfolded(on=not collapsed))
 
     def _fold(self) -> None:
         """Without a study only its section and the engine's matter; with one, the work's."""

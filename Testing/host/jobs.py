@@ -7,6 +7,8 @@ from pathlib import Path
 
 from semiseg.events import Event, Json
 
+_SHORT = ("study", "history")
+
 
 class InlineJob:
     """Runs `semiseg ARGUMENTS` in this process, at the first poll."""
@@ -79,7 +81,7 @@ class Jobs:
         self.told: list[ToldJob] = []
         self.commands: list[list[str]] = []
         self.refuse: Exception | None = None
-        self.hold: Callable[[list[str]], bool] = lambda arguments: arguments[0] != "study"
+        self.hold: Callable[[list[str]], bool] = lambda arguments: arguments[0] not in _SHORT
 
     def start(self, arguments: Sequence[str], *, folder: Path) -> InlineJob | ToldJob:
         """As `Job.start`."""

@@ -303,13 +303,13 @@ def test_the_uncertainty_lies_over_the_volume_until_it_is_taken_away(
     overlay = volumes.create_overlay(world.scene, oblique, array, "unsure", sure_below=20)
     binding.bind("c1", "uncertainty", overlay)
     views.show(nodes, "c1")
-    views.show_uncertainty(overlay)
+    views.show_overlay(overlay)
     assert _foregrounds(layout_manager) == {overlay.GetID()}
     views.show(binding.nodes_of("c1"), "c1")
     assert _foregrounds(layout_manager) == {overlay.GetID()}
-    views.show_uncertainty(None)
+    views.show_overlay(None)
     assert _foregrounds(layout_manager) == {None}
-    views.show_uncertainty(overlay)
+    views.show_overlay(overlay)
     views.show(_case(world, binding, "c2", oblique), "c2")
     assert _foregrounds(layout_manager) == {None}
 

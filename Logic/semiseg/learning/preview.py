@@ -111,7 +111,7 @@ class Preview:
         if self._cost_s is not None:
             return self._cost_s
         steps = max(1, self._run.learner.step - self._first_step)
-        windows = math.prod(
+        windows: int = math.prod(
             max(1, math.ceil(size / max(1, 0.75 * side)))
             for size, side in zip(
                 self._slab.image.array.shape, self._run.plan.patch_zyx, strict=True

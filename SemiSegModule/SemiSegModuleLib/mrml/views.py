@@ -126,13 +126,13 @@ class Views:
         voxel_to_world = self._voxel_to_world(grid)
         return max(PLANES, key=lambda plane: _alignment(normal, plane, grid, voxel_to_world))
 
-    def show_uncertainty(self, node) -> None:
-        """Lay an uncertainty node over the background; None takes ours away."""
+    def show_overlay(self, node, opacity: float = 0.6) -> None:
+        """Lay an overlay's node over the background; None takes ours away."""
         for logic in self._logics():
             composite = logic.GetSliceCompositeNode()
             if node is not None:
                 composite.SetForegroundVolumeID(node.GetID())
-                composite.SetForegroundOpacity(0.6)
+                composite.SetForegroundOpacity(opacity)
             elif self._is_ours(composite.GetForegroundVolumeID()):
                 composite.SetForegroundVolumeID(None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,8 @@ from SemiSegModuleLib.mrml.geometry import (
 __all__ = [
     "SceneError",
     "array_of",
+    "color_labels",
+    "create_labels",
     "create_overlay",
     "file_of",
     "grid_of",
@@ -47,6 +50,8 @@ _OTHER_KINDS = (
     "vtkMRMLMultiVolumeNode",
 )
 _COLORS_NAME = "SemiSeg uncertainty"
+_LABELS_NAME = "SemiSeg overlay"
+Color = tuple[int, int, int]
 
 
 def load_volume(scene, volumes_logic, path: Path, name: str):
@@ -158,6 +163,18 @@ def create_overlay(scene, grid: Grid, array: NDArray, name: str, *, sure_below: 
 
     Voxels under `sure_below` are transparent. It is not saved with the scene.
     """
+    top = float(max(array.max(initial=0), sure_below * 2, 1e-6))
+    return _create(scene, grid, array, name, _overlay_colors(scene), (sure_below, top))
+
+
+def create_labels(scene, grid: Grid, array: NDArray, name: str, colors: Sequence[Color]):
+    """As `create_overlay` of numbers: 0 is transparent, k is shown in `colors[k - 1]`."""
+    table = _label_colors(scene, colors)
+    return _create(scene, grid, array, name, table, (0.0, float(max(len(colors), 1))), least=1.0)
+
+
+def _create(scene, grid: Grid, array: NDArray, name: str, colors, ends, least: float | None = None):
+    """`ends`: the values of the first and the last color; what is under `least` is transparent."""
     node = slicer.vtkMRMLScalarVolumeNode()
     node.SetName(name)
     node.SetSaveWithScene(False)
@@ -166,12 +183,11 @@ def create_overlay(scene, grid: Grid, array: NDArray, name: str, *, sure_below: 
     set_overlay(node, grid, array)
     display = scene.AddNewNodeByClass("vtkMRMLScalarVolumeDisplayNode", f"{name} display")
     display.SetSaveWithScene(False)
-    display.SetAndObserveColorNodeID(_overlay_colors(scene).GetID())
+    display.SetAndObserveColorNodeID(colors.GetID())
     display.SetAutoWindowLevel(False)
-    top = float(max(array.max(initial=0), sure_below * 2, 1e-6))
-    display.SetWindowLevelMinMax(sure_below, top)
+    display.SetWindowLevelMinMax(*ends)
     display.SetAutoThreshold(False)
-    display.SetThreshold(sure_below, float(np.finfo(np.float32).max))
+    display.SetThreshold(ends[0] if least is None else least, float(np.finfo(np.float32).max))
     display.SetApplyThreshold(True)
     display.SetInterpolate(False)
     node.SetAndObserveDisplayNodeID(display.GetID())
@@ -206,6 +222,36 @@ def _overlay_colors(scene):
     for index in range(256):
         colors.SetColor(index, str(index), 1.0, 1.0 - index / 255.0, 0.0, 1.0)
     return scene.AddNode(colors)
+
+
+def color_labels(node, colors: Sequence[Color]) -> None:
+    """Give an overlay of `create_labels` other colors, as many or more."""
+    display = node.GetDisplayNode()
+    _fill(display.GetColorNode(), colors)
+    display.SetWindowLevelMinMax(0.0, float(max(len(colors), 1)))
+
+
+def _label_colors(scene, colors: Sequence[Color]):
+    """The scene's one colour table of labelled overlays, of which there is one at a time."""
+    for number in range(scene.GetNumberOfNodesByClass("vtkMRMLColorTableNode")):
+        found = scene.GetNthNodeByClass(number, "vtkMRMLColorTableNode")
+        if found.GetName() == _LABELS_NAME:
+            _fill(found, colors)
+            return found
+    table = slicer.vtkMRMLColorTableNode()
+    table.SetName(_LABELS_NAME)
+    table.SetHideFromEditors(True)
+    table.SetSaveWithScene(False)
+    table.SetTypeToUser()
+    _fill(table, colors)
+    return scene.AddNode(table)
+
+
+def _fill(table, colors: Sequence[Color]) -> None:
+    table.SetNumberOfColors(len(colors) + 1)
+    table.SetColor(0, "0", 0.0, 0.0, 0.0, 0.0)
+    for index, (red, green, blue) in enumerate(colors, 1):
+        table.SetColor(index, str(index), red / 255, green / 255, blue / 255, 1.0)
 
 
 def _require_scalar(path: Path, header: Header) -> None:

@@ -14,10 +14,12 @@ from semiseg.images.grid import PLANES
 from SemiSegModuleLib.qt_helpers import button, column, label, row
 from SemiSegModuleLib.sections.annotate_help import help_text
 from SemiSegModuleLib.sections.annotate_state import AnnotateState, Shown
+from SemiSegModuleLib.sections.history_words import legend_in_words
 from SemiSegModuleLib.sections.ledger_strip import LedgerStrip
 from SemiSegModuleLib.sections.segment_editor import EmbeddedEditor
 from SemiSegModuleLib.sections.slice_undo import UndoGuard
 from SemiSegModuleLib.sections.slice_words import plane_in_words
+from SemiSegModuleLib.session_overlays import origin_legend
 from SemiSegModuleLib.shortcuts import Shortcuts, keys
 
 _SHOWN_BY = {"study", "case", "ledger", "slice", "structures", "drawn", "suggestion"}
@@ -126,6 +128,11 @@ class AnnotateSection:
         if not self._refreshing:
             self._session.show_uncertainty(self.uncertaintyCheckBox.checked)
 
+    def onOrigin(self, *_args: Any) -> None:
+        """Show or hide who set each voxel."""
+        if not self._refreshing:
+            self._session.show_origin(bool(self.originCheckBox.checked))
+
     def onKeys(self, *_args: Any) -> None:
         """Show or hide the list of keys."""
         self.keysLabel.visible = self.keysButton.checked
@@ -168,6 +175,7 @@ class AnnotateSection:
             marks,
             take,
             self._suggestion_row(),
+            self.legendLabel,
             self.keysLabel,
             self.editor.widget,
         )
@@ -225,7 +233,19 @@ class AnnotateSection:
             "Color the views where the suggestion is unsure: look there first"
         )
         self.uncertaintyCheckBox.connect("toggled(bool)", self.onUncertainty)
-        return row(self.suggestionCheckBox, self.opacitySlider, self.uncertaintyCheckBox)
+        self.originCheckBox = qt.QCheckBox(_("Show origin"))
+        self.originCheckBox.toolTip = _(
+            "Color each voxel by who set it: drawn, corrected, propagated or predicted"
+        )
+        self.originCheckBox.connect("toggled(bool)", self.onOrigin)
+        self.legendLabel = label(legend_in_words(origin_legend()))
+        self.legendLabel.visible = False
+        top = row(self.suggestionCheckBox, self.opacitySlider)
+        top.setStretch(1, 1)
+        both = qt.QVBoxLayout()
+        both.addLayout(top)
+        both.addLayout(row(self.uncertaintyCheckBox, self.originCheckBox, 1))
+        return both
 
     def _act(self, action: str, do: Callable[[], Any]) -> None:
         """Do it, or say why it cannot be done (a key works also while its button is off)."""
@@ -276,6 +296,8 @@ class AnnotateSection:
         self.opacitySlider.enabled = shown.has_suggestion and self.suggestionCheckBox.checked
         self.uncertaintyCheckBox.enabled = shown.has_suggestion
         self.uncertaintyCheckBox.checked = bool(self._session.uncertainty_shown)
+        self.originCheckBox.enabled = shown.ready
+        self.originCheckBox.checked = self.legendLabel.visible = bool(self._session.origin_shown)
         self.axisCombo.enabled = shown.ready
         self._refreshing = False
 

@@ -10,7 +10,9 @@ import qt
 from slicer.i18n import tr as _
 
 from semiseg.study.overview import gate_in_words
-from SemiSegModuleLib.qt_helpers import button, column, row, set_margins
+from SemiSegModuleLib.qt_helpers import button, column, label, row, set_margins
+from SemiSegModuleLib.sections.history_words import advice_in_words
+from SemiSegModuleLib.sections.slice_words import plane_in_words
 from SemiSegModuleLib.sections.work_progress import ProgressArea
 
 _TOPICS = {"study", "cases", "case", "ledger", "structures", "task", "suggestion", "drawn"}
@@ -62,6 +64,8 @@ class WorkSection:
             self.progress.show()
         if topics & {"study", "cases", "task"}:
             self._show_choices()
+        if topics & {"study", "history", "task"}:
+            self._show_advice()
         if topics & _TOPICS:
             self._show_enabled()
             self._show_case()
@@ -95,6 +99,7 @@ class WorkSection:
         choices.device = _DEVICES[self.deviceBox.currentIndex]
         choices.method = list(method_titles())[self.methodBox.currentIndex]
         choices.seed = int(self.seedBox.value)
+        choices.watch = bool(self.watchCheckBox.checked)
         position = self.modelBox.currentIndex
         if self._models is not None and position >= 0:
             choices.model = (_NEWEST, *self._models)[position]
@@ -116,8 +121,7 @@ class WorkSection:
         self.learnButton = button(_("Learn"), self.onLearn)
         self.segmentButton = button(_("Segment all"), self.onSegment)
         self.undoButton = button(_("Undo suggestion"), self.onUndo)
-        self.caseLabel = qt.QLabel()
-        self.caseLabel.wordWrap = True
+        self.caseLabel, self.adviceLabel, self.previewLabel = label(), label(), label()
 
     def _build_choices(self) -> None:
         self.minutesBox = qt.QDoubleSpinBox()
@@ -138,6 +142,15 @@ class WorkSection:
         self.seedBox.maximum = 1_000_000
         self.seedBox.toolTip = _("Start of everything random; another seed, another model")
         self.seedBox.connect("valueChanged(int)", self.onChoice)
+
+    def _watch_box(self) -> Any:
+        self.watchCheckBox = qt.QCheckBox(_("Watch the shown slice while learning"))
+        self.watchCheckBox.toolTip = _(
+            "Every few seconds the slice that is shown when you press Learn is segmented anew and "
+            "laid over the image. It is not kept, and takes at most 5 % of the time."
+        )
+        self.watchCheckBox.connect("toggled(bool)", self.onChoice)
+        return self.watchCheckBox
 
     def _combo(self, texts: list[str]) -> Any:
         box = qt.QComboBox()
@@ -165,8 +178,18 @@ class WorkSection:
         times = row(timeLabel, self.minutesBox, deviceLabel, self.deviceBox, 1)
         self.caseArea = qt.QWidget()
         column(self.caseArea, self.caseLabel, row(1, self.undoButton))
-        parts = (scope, times, steps, self.progress.widget, self.caseArea, self.advancedArea)
-        column(self.widget, *parts)
+        column(
+            self.widget,
+            scope,
+            times,
+            self._watch_box(),
+            steps,
+            self.progress.widget,
+            self.previewLabel,
+            self.adviceLabel,
+            self.caseArea,
+            self.advancedArea,
+        )
 
     def _show_choices(self) -> None:
         """Bring the widgets to what the parameters and the study say."""
@@ -178,8 +201,22 @@ class WorkSection:
         self.deviceBox.currentIndex = _place(_DEVICES, choices.device)
         self.methodBox.currentIndex = _place(tuple(method_titles()), choices.method)
         self.seedBox.value = choices.seed
+        self.watchCheckBox.checked = choices.watch
         self._fill_models()
         self._quiet = False
+
+    def _show_advice(self) -> None:
+        """Whether another round pays, and which slice is a preview."""
+        self.adviceLabel.text = advice_in_words(self._session.advice)
+        self.adviceLabel.visible = bool(self._session.advice) and not self._session.busy()
+        watched = self._session.previewed
+        text = _("Preview in {case}, {plane} slice {index}: as the model has it now; not kept.")
+        self.previewLabel.visible = watched is not None
+        if watched is not None:
+            plane = plane_in_words(watched.plane)
+            self.previewLabel.text = text.format(
+                case=watched.case_id, plane=plane, index=watched.index
+            )
 
     def _fill_models(self) -> None:
         found = tuple(reversed(self._session.model_ids()))
