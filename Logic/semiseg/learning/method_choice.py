@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from semiseg.config import TrainConfig
+from semiseg.config import MODALITIES, TrainConfig
+from semiseg.errors import ConfigError
 from semiseg.events import Emit, Event
 from semiseg.learning.survey import Survey
+from semiseg.methods.base import method_class
 
 AUTO = "auto"
 
@@ -84,8 +86,12 @@ def choose_method(found: Situation) -> Rule:
 def settled(
     config: TrainConfig, found: Survey, device: str, emit: Emit
 ) -> tuple[TrainConfig, str | None]:
-    """The settings with a method's name in place of "auto", and why that one; None if asked for."""
+    """The settings with a method's name in place of "auto", and why that one; None if asked for.
+
+    ConfigError where the method that is asked for cannot learn from what there is.
+    """
     if config.method != AUTO:
+        _require_both(config.method, found)
         return config, None
     here = situation(found, config, device)
     rule = choose_method(here)
@@ -95,3 +101,15 @@ def settled(
     data = {"method": rule.method, "why": why}
     emit(Event(kind="progress", phase="prepare", message=message, data=data))
     return replace(config, method=rule.method), why
+
+
+def _require_both(method: str, found: Survey) -> None:
+    """ConfigError where `method` needs CT and MR and one of them is missing."""
+    there = {facts.modality for facts in found.train}
+    if method_class(method).needs_both and len(there) == 1:
+        missing = next(modality for modality in MODALITIES if modality not in there)
+        raise ConfigError(
+            f"the method {method!r} learns from CT and MR together, and all {len(found.train)} "
+            f"training scans are {there.pop()}; add {missing} scans (they need no labels), or "
+            "choose another method"
+        )
