@@ -33,6 +33,7 @@ def method_titles() -> dict[str, str]:
         "bcp": _("Bidirectional copy-paste"),
         "dtc": _("Dual-task consistency"),
         "cct_r": _("Cross teaching with registration (CCT-R)"),
+        "cmedl": _("Translation between CT and MR (CMEDL)"),
         "entropy": _("Entropy minimization"),
     }
 
