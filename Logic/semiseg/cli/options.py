@@ -21,6 +21,14 @@ CaseIds = Annotated[
 DeviceName = Annotated[
     str, typer.Option("--device", help="auto, cpu or cuda.", metavar="DEVICE", show_default=True)
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", metavar="N", help="Processes that share the work; this one if none."),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option("--ray", metavar="ADDRESS", help="Share them over this Ray cluster: host:port."),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 StructureNames = Annotated[
     str | None,

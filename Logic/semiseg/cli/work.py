@@ -11,8 +11,10 @@ import typer
 from semiseg.cli.options import (
     CaseIds,
     DeviceName,
+    RayAddress,
     Seed,
     StudyFolder,
+    Workers,
     chosen_cases,
     shell_path,
 )
@@ -56,6 +58,8 @@ def propagate(
     ] = False,
     seed: Seed = 0,
     device: DeviceName = "auto",
+    workers: Workers = None,
+    ray: RayAddress = None,
 ) -> None:
     """Carry finished slices to volumes and to other cases.
 
@@ -66,6 +70,7 @@ def propagate(
     Examples:
       semiseg propagate abdomen
       semiseg propagate abdomen mr1 mr2 --atlases 1
+      semiseg propagate abdomen --workers 4
     """
     screen = screen_of(context)
     config = PropagationConfig(
@@ -80,9 +85,16 @@ def propagate(
     study = Study.open(folder)
     chosen = chosen_cases(study, cases)
     screen.loading()
+    from semiseg.distributed.choice import Engine, chosen_executor
+    from semiseg.distributed.registrations import propagate_over
     from semiseg.propagation import propagate as run
 
-    run(study, config, screen.emit, case_ids=chosen)
+    engine = Engine(workers=workers, ray=ray, device=config.registration.device)
+    if engine.alone:
+        run(study, config, screen.emit, case_ids=chosen)
+    else:
+        with chosen_executor(engine) as executor:
+            propagate_over(study, config, executor, screen.emit, case_ids=chosen)
     study.reload()
     gates = {case.id: case.gate for case in study.cases.values() if case.gate is not None}
     for case_id, gate in gates.items():
@@ -153,6 +165,13 @@ def train(
         float, typer.Option(metavar="SECONDS", help="At most so often, and in 5 % of the time.")
     ] = 3.0,
     device: DeviceName = "auto",
+    workers: Annotated[
+        int, typer.Option("--workers", metavar="N", help="Processes of the cluster; with --ray.")
+    ] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option("--ray", metavar="ADDRESS", help="Learn on this Ray cluster: host:port."),
+    ] = None,
 ) -> None:
     """Learn a model from drawn and propagated labels.
 
@@ -165,6 +184,7 @@ def train(
       torchrun --nproc-per-node 4 -m semiseg train abdomen --minutes 30   (4 GPUs)
       semiseg train abdomen --steps 500 --seed 3 --device cpu --validation leave_one_out
       semiseg train abdomen --start-from colleague.zip
+      semiseg train abdomen --ray 10.0.0.5:6379 --workers 4
     """
     screen = screen_of(context)
     config = TrainConfig(
@@ -196,11 +216,29 @@ def train(
     from semiseg.trainer import train as run
 
     watched = _watched(watch, watch_out, watch_every)
-    with joined(size, local_rank, config.device) as group:
-        model_id = run(study, config, screen.emit, resume=not fresh, group=group, watched=watched)
+    _check_ray(ray, workers, size, watched)
+    if ray is not None:
+        from semiseg.distributed.training import train_over
+
+        model_id = train_over(folder, config, ray, workers, screen.emit, resume=not fresh)
+    else:
+        with joined(size, local_rank, config.device) as group:
+            model_id = run(
+                study, config, screen.emit, resume=not fresh, group=group, watched=watched
+            )
     screen.data(model=model_id)
     screen.say(f"made model {model_id} in {folder}")
     screen.next(f"semiseg predict {shell_path(folder)}")
+
+
+def _check_ray(ray: str | None, workers: int, size: int, watched: Watched | None) -> None:
+    if ray is None and workers != 1:
+        raise ConfigError(
+            "--workers of a training are processes of a cluster, so --ray is needed; on one "
+            "machine start it with torchrun, as the help says"
+        )
+    if ray is not None and (size != 1 or watched is not None):
+        raise ConfigError("--ray does not go together with torchrun or --watch; leave one of them")
 
 
 def _watched(text: str | None, folder: Path | None, every_s: float) -> Watched | None:
@@ -243,6 +281,8 @@ def predict(
         bool, typer.Option("--keep-islands", help="Do not remove small loose pieces.")
     ] = False,
     device: DeviceName = "auto",
+    workers: Workers = None,
+    ray: RayAddress = None,
 ) -> None:
     """Segment cases with a model, with the uncertainty per voxel.
 
@@ -250,6 +290,7 @@ def predict(
     Examples:
       semiseg predict abdomen
       semiseg predict abdomen ct7 mr2 --model 1 --flips
+      semiseg predict abdomen --workers 2 --device cpu
     """
     screen = screen_of(context)
     config = PredictConfig(
@@ -261,9 +302,16 @@ def predict(
     chosen = chosen_cases(study, cases) or tuple(study.cases)
     model_id = study.model(model).id
     screen.loading()
+    from semiseg.distributed.choice import Engine, chosen_executor
+    from semiseg.distributed.predictions import predict_over
     from semiseg.inference import predict as run
 
-    run(study, model_id, chosen, config, screen.emit)
+    engine = Engine(workers=workers, ray=ray, device=config.device)
+    if engine.alone:
+        run(study, model_id, chosen, config, screen.emit)
+    else:
+        with chosen_executor(engine) as executor:
+            predict_over(study, model_id, chosen, config, executor, screen.emit)
     screen.data(model=model_id, cases=list(chosen))
     screen.say(f"segmented {len(chosen)} cases with model {model_id}: {', '.join(chosen)}")
     screen.next(f"semiseg report {shell_path(folder)} --open")

@@ -16,13 +16,13 @@ from typing import Any, Self
 import numpy as np
 
 import semiseg
-from semiseg.config import check_range
+from semiseg.config import Device, check_range
 from semiseg.distributed.board import Arrived, Died, Report, Ticket, run
 from semiseg.distributed.executor import Outcome, Task
 from semiseg.distributed.member import Member
 from semiseg.distributed.tasks import Reply
 from semiseg.distributed.values import digest
-from semiseg.errors import CancelledError, JobError, StorageError
+from semiseg.errors import CancelledError, DeviceError, JobError, StorageError
 from semiseg.events import Emit, Event, ignore
 
 _AHEAD = 2  # as in `local.py`
@@ -33,15 +33,18 @@ _STARTS = 3
 
 
 class RayExecutor:
-    """Workers on the cluster at `address`, one core each and `gpus` of a GPU.
+    """Workers on the cluster at `address`, one core each, and a GPU where `device` says so.
+
+    `device` "auto": where the cluster has any.
 
     `address` as Ray takes it: host:port, auto, or ray://host:port; a token and TLS come from Ray's
     own environment variables. `workers` None: as many as the cluster has cores (or GPUs). JobError
     when Ray is not installed, the cluster cannot be reached, or has another version of SemiSeg.
     """
 
-    def __init__(self, address: str, workers: int | None = None, *, gpus: float = 0.0) -> None:
+    def __init__(self, address: str, workers: int | None = None, *, device: Device = "cpu") -> None:
         self._ray, self._ours = connected(address)
+        gpus = gpus_each(self._ray, device)
         number = self._size(gpus) if workers is None else workers
         check_range("workers", number, 1, 10_000)
         remote = self._ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0, max_task_retries=0)
@@ -134,7 +137,7 @@ class RayExecutor:
             self._failed_starts += 1
             if self._failed_starts >= _STARTS:
                 raise JobError(
-                    f"no worker could be started on the cluster: {_short(error)}"
+                    f"no worker could be started on the cluster: {short(error)}"
                 ) from error
             self._crew[self._crew.index(worker)] = self._hired()
             return
@@ -156,7 +159,7 @@ class RayExecutor:
             Died(
                 ticket=ticket,
                 worker=worker.name,
-                why=_short(error),
+                why=short(error),
                 begun=number == 0,
                 memory=memory and number == 0,
             )
@@ -172,10 +175,10 @@ class RayExecutor:
             with contextlib.suppress(self._ray.exceptions.RayError, ValueError):
                 self._ray.kill(worker.actor)
 
-    def _size(self, gpus: float) -> int:
+    def _size(self, gpus: int) -> int:
         """As many workers as the cluster has room for when it is empty."""
         has = self._ray.cluster_resources()
-        return max(1, int(has.get("GPU", 0) / gpus) if gpus else int(has.get("CPU", 1)))
+        return max(1, int(has.get("GPU" if gpus else "CPU", 1)))
 
     def _say_full(self) -> None:
         """Say it, now and then, when no worker at all gets a place."""
@@ -269,11 +272,21 @@ def connected(address: str) -> tuple[ModuleType, bool]:
             logging_level=logging.ERROR,
         )
     except (ConnectionError, ValueError, RuntimeError, OSError, ray.exceptions.RayError) as error:
-        raise JobError(f"cannot use the cluster at {address}: {_short(error)}") from error
+        raise JobError(f"cannot use the cluster at {address}: {short(error)}") from error
     return ray, True
 
 
-def _short(error: BaseException) -> str:
+def gpus_each(ray: ModuleType, device: Device) -> int:
+    """GPUs that a worker takes; DeviceError where they are asked for and the cluster has none."""
+    there = ray.cluster_resources().get("GPU", 0) >= 1
+    if device == "cuda" and not there:
+        raise DeviceError(
+            "the cluster has no GPU; start its nodes with --num-gpus, or choose --device cpu"
+        )
+    return int(there and device != "cpu")
+
+
+def short(error: BaseException) -> str:
     """The first sentences of what Ray says."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines)[:400] or type(error).__name__

@@ -23,12 +23,12 @@ _STORE_BYTES = 200_000_000
 
 
 class LoopbackCluster:
-    """A head without cores and `nodes` nodes of one core each, on 127.0.0.1, with a token.
+    """A head of `head_cores` and `nodes` nodes of one core each, on 127.0.0.1, with a token.
 
     `environment` is what drivers need; `address` where they connect.
     """
 
-    def __init__(self, nodes: int = 2) -> None:
+    def __init__(self, nodes: int = 2, *, head_cores: int = 0) -> None:
         # Ray's sockets lie below it, and their paths must be short.
         self.folder = Path(tempfile.mkdtemp(prefix="ssray-"))
         self.address = f"127.0.0.1:{_free_port()}"
@@ -42,11 +42,11 @@ class LoopbackCluster:
         self._processes: list[subprocess.Popen[bytes]] = []
         port = self.address.rpartition(":")[2]
         try:
-            self._start("--head", "--port", port, "--num-cpus", "0", "--include-dashboard=false")
+            head = ("--head", "--port", port, "--include-dashboard=false")
+            self._start(*head, "--num-cpus", str(head_cores))
             self._await(1)
-            for _ in range(nodes):
+            for number in range(nodes):  # one by one: a node takes another's socket for its own
                 self._start("--address", self.address, "--num-cpus", "1")
-            for number in range(nodes):
                 self._await(number + 2)
         except BaseException:
             self.close()

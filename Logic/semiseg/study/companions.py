@@ -81,9 +81,14 @@ class CompanionWork(StudyCore):
         """A companion's volume; StudyError when it is missing or no longer what was added."""
         case = self.case(case_id)
         found = _named(case, name)
-        image = read_image(find_image(as_case(case, found), self.folder, self._verified))
+        image = read_image(self.companion_path(case_id, name))
         image.grid.require_same(found.grid, f"{name} of {case_id}")
         return image
+
+    def companion_path(self, case_id: str, name: str) -> Path:
+        """Where a companion's volume lies; StudyError as for `companion`."""
+        case = self.case(case_id)
+        return find_image(as_case(case, _named(case, name)), self.folder, self._verified)
 
     def _keep(self, case: Case) -> Case:
         self._save_case(case)
