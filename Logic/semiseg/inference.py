@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from semiseg.cleanup import clean_up, rule_for
 from semiseg.config import MODALITIES, Modality, PredictConfig, to_json
-from semiseg.data.training_grid import TrainingImage, to_training_grid
+from semiseg.data.companions import Companions, companions_of
+from semiseg.data.training_grid import to_training_grid
 from semiseg.devices import choose_device, is_out_of_memory, release_memory, set_threads
 from semiseg.errors import (
     CancelledError,
@@ -31,7 +32,7 @@ from semiseg.events import Emit, Event, Json, Progress, ignore
 from semiseg.images.grid import Grid, Orientation, canonical
 from semiseg.images.reading import Image
 from semiseg.images.resampling import spaced_grid
-from semiseg.models import Model, load_model, require_fit
+from semiseg.models import Model, Network, Sight, load_model, look, require_fit
 from semiseg.resources import usable_memory, usable_threads
 from semiseg.sliding import (
     BAND_BYTES,
@@ -49,7 +50,6 @@ from semiseg.study.case import Case
 from semiseg.study.study import Study
 
 _WORKSPACE_BYTES = 300_000_000
-Network = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,9 +72,16 @@ class PredictionArrays:
 
 
 def predict_image(
-    model: Model, image: Image, modality: Modality, config: PredictConfig, emit: Emit = ignore
+    model: Model,
+    image: Image,
+    modality: Modality,
+    config: PredictConfig,
+    emit: Emit = ignore,
+    companions: Companions | None = None,
 ) -> PredictionArrays:
     """Segment `image` on the model's device; progress counts windows of phase "predict".
+
+    A model that looks at several volumes of a case is given `companions`; missing ones are masked.
 
     Out of memory: smaller windows, then the CPU, each said in an event and a note. ImageError for
     an unknown modality; DeviceError when the memory is too small in any case.
@@ -86,9 +93,12 @@ def predict_image(
     flips = _flips(model, config, notes)
     target = _Target(canonical(image.grid), model.classes, model.temperature)
     ready = to_training_grid(image, modality, model.spacing_mm_zyx)
-    run = _Way(model=model, modality=modality, overlap=config.overlap, flips=flips)
-    plan = _segment(run, ready, target, notes)
-    del ready  # as large as the image; the clean-up needs the room
+    sight = look(model, ready, modality, companions)
+    for text in sight.notes:
+        notes.say(text)
+    run = _Way(model=model, network=sight.network, overlap=config.overlap, flips=flips)
+    plan = _segment(run, sight, target, notes)
+    del ready, sight  # as large as the image; the clean-up needs the room
     removed: dict[int, int] = {}
     if config.clean_up:
         emit(Event(kind="progress", phase="predict", message="removing loose islands"))
@@ -116,7 +126,7 @@ def memory_needed(model: Model, grid: Grid) -> int:
     own, trained = math.prod(grid.shape_zyx), math.prod(_training_shape(model, grid))
     preparing = 12 * own + 8 * trained
     band = min(2 * BAND_BYTES, 8 * trained * len(model.classes))
-    running = 6 * own + 4 * trained + band
+    running = 6 * own + 4 * trained * (1 + len(model.streams)) + band
     cleaning = 13 * own
     return _WORKSPACE_BYTES + max(preparing, running, cleaning)
 
@@ -175,26 +185,25 @@ class _Way:
     """How one image is segmented."""
 
     model: Model
-    modality: Modality
+    network: Network
     overlap: float
     flips: tuple[tuple[int, ...], ...]
 
     def predictor(self, device: torch.device) -> Predictor:
         """The model on `device` as the sliding windows ask for it."""
         self.model.network.to(device).eval()
-        return _predictor(self.model.predictor(self.modality), self.flips)
+        return _predictor(self.network, self.flips)
 
 
-def _segment(way: _Way, ready: TrainingImage, target: _Target, notes: _Notes) -> WindowPlan:
+def _segment(way: _Way, sight: Sight, target: _Target, notes: _Notes) -> WindowPlan:
     """Fill `target`; the plan that the memory sufficed for."""
-    image = torch.from_numpy(ready.array)
-    shape = ready.grid.shape_zyx
+    image, shape = torch.from_numpy(sight.volumes), sight.shape_zyx
     for plan in _plans(way.model, shape, way.overlap):
         progress = Progress(notes.emit, "predict", count_windows(shape, plan))
         progress.update(0)
         predictor = way.predictor(plan.device)
         chunks = stream_probabilities(
-            predictor, image, plan, fill=ready.fill, on_windows=progress.update
+            predictor, image, plan, fill=sight.fill, on_windows=progress.update
         )
         try:
             target.fill(chunks, shape)
@@ -367,7 +376,10 @@ def _predict_case(
     study: Study, model: Model, model_id: int, case: Case, config: PredictConfig, emit: Emit
 ) -> int:
     """Segment and save one case; the version of its prediction."""
-    found = predict_image(model, study.image(case.id), case.modality, config, emit)
+    companions = companions_of(study, case, model.streams) if model.streams else None
+    found = predict_image(
+        model, study.image(case.id), case.modality, config, emit, companions=companions
+    )
     removed = {str(i): n * case.grid.voxel_ml for i, n in found.removed_voxels.items()}
     info: dict[str, Json] = {
         "model": model.name,

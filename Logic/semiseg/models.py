@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from semiseg.config import MODALITIES, Modality
+from semiseg.data.companions import Companions, on_grid, stacked
+from semiseg.data.training_grid import TrainingImage
 from semiseg.errors import ConfigError, SchemaError, StudyError
 from semiseg.images.grid import Triple
 from semiseg.methods.base import Method, MethodSettings, build_method
@@ -25,6 +29,7 @@ from semiseg.study.storage import read_json
 DESCRIPTION = "model.json"
 WEIGHTS = "weights.safetensors"
 Zyx = tuple[int, int, int]
+Network = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,7 +37,9 @@ class Model:
     """A trained network and what must be known to run it.
 
     `network` holds all weights and maps (B, 1, *) to logits (B, C, *); it is 2-D where windows are
-    one slice deep. `predictors` are what does so for images of one modality alone.
+    one slice deep. `predictors` are what does so for images of one modality alone. `streams` are
+    the kinds of volumes of a case that it knows, if it looks at several: then `joint` gives, for
+    those that are there, what maps all volumes (B, K, *) to logits.
     `classes[c]` is the structure id of channel c, 0 for background. `mirror_axes` are the axes
     (0 z, 1 y, 2 x) along which it learned from mirrored images too. Sides of windows must be
     multiples of `multiple_zyx`. `temperature` tells how far probabilities are to be trusted: above
@@ -51,9 +58,11 @@ class Model:
     temperature: float = 1.0
     device: torch.device
     study_id: str | None = None
-    predictors: Mapping[Modality, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+    predictors: Mapping[Modality, Network] = field(default_factory=dict)
+    streams: tuple[str, ...] = ()
+    joint: Callable[[tuple[bool, ...]], Network] | None = None
 
-    def predictor(self, modality: Modality) -> Callable[[Tensor], Tensor]:
+    def predictor(self, modality: Modality) -> Network:
         """What maps images of `modality` to logits, with the weights of `network`."""
         return self.predictors.get(modality, self.network)
 
@@ -67,7 +76,9 @@ def load_model(folder: Path, device: torch.device) -> Model:
     fields = Fields(read_json(folder / DESCRIPTION), f"{where} ({folder / DESCRIPTION})")
     try:
         spec = NetworkSpec.from_json(fields.part("network").values)
-        method = build_method(fields.text("method"), MethodSettings(network=spec))
+        streams = fields.texts("streams")
+        settings = MethodSettings(network=spec, streams=streams)
+        method = build_method(fields.text("method"), settings)
     except ConfigError as error:
         raise SchemaError(f"{fields.where}: {error}; update SemiSeg, or train anew") from error
     classes = _classes(fields, spec)
@@ -87,6 +98,8 @@ def load_model(folder: Path, device: torch.device) -> Model:
         device=device,
         study_id=fields.optional_text("study_id"),
         predictors={modality: method.predictor(modality) for modality in MODALITIES},
+        streams=streams,
+        joint=method.joint_predictor if streams else None,
     )
 
 
@@ -112,6 +125,56 @@ def require_fit(model: Model, protocol: Protocol, study_id: str) -> None:
                 f"{learned or 'unnamed'!r}; here it is {own[structure_id]!r}. Choose a model of "
                 "this study"
             )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sight:
+    """What a model sees of a case: `volumes` (D, H, W) or (K, D, H, W), and what segments them.
+
+    Beyond their edge lies `fill`; `notes` are for the user.
+    """
+
+    volumes: NDArray[np.float32]
+    network: Network
+    fill: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def shape_zyx(self) -> Zyx:
+        """Shape on the training grid."""
+        depth, height, width = self.volumes.shape[-3:]
+        return depth, height, width
+
+
+def look(
+    model: Model, ready: TrainingImage, modality: Modality, companions: Companions | None
+) -> Sight:
+    """The image alone or, for a model that knows several kinds of volumes, all that are there."""
+    alone = Sight(volumes=ready.array, network=model.predictor(modality), fill=ready.fill)
+    if companions is None or model.joint is None:
+        return alone
+    further = {
+        name: on_grid(image, kind, ready.grid) for name, (image, kind) in companions.images.items()
+    }
+    volumes, present = stacked(ready.array, companions.stream, further, model.streams)
+    notes = _notes(model, companions.stream, present)
+    if not any(present):
+        return replace(alone, notes=notes)
+    return Sight(volumes=volumes, network=model.joint(present), fill=ready.fill, notes=notes)
+
+
+def _notes(model: Model, stream: str, present: tuple[bool, ...]) -> tuple[str, ...]:
+    """What is missing; in studies of CT and MR each case lacks the other, so nothing of that."""
+    seen = [name for name, here in zip(model.streams, present, strict=True) if here]
+    missing = [name for name in model.streams if name not in seen]
+    notes = []
+    if stream not in model.streams:
+        notes.append(f"{model.name} did not learn from {stream}; check its result with care.")
+    if missing and seen and not set(model.streams) <= set(MODALITIES):
+        notes.append(
+            f"There is no {' and no '.join(missing)}: segmented from {' and '.join(seen)}."
+        )
+    return tuple(notes)
 
 
 class _Predicting(nn.Module):

@@ -79,8 +79,9 @@ def stream_probabilities(
 ) -> Iterator[Tensor]:
     """Blended probabilities (C, d, H, W) of `image` (D, H, W), a few slices at a time in order.
 
-    `predictor` maps windows (B, 1, *window) to probabilities (B, C, *window). Beyond the image's
-    edge windows see `fill`. `on_windows` hears how many windows are finished.
+    `predictor` maps windows (B, 1, *window) to probabilities (B, C, *window). Several volumes
+    (K, D, H, W) of one image make windows (B, K, *window). Beyond the image's edge windows see
+    `fill`. `on_windows` hears how many windows are finished.
     """
     weight = compute_importance_map(plan.window_zyx, mode="gaussian", sigma_scale=0.125)
     weight = torch.as_tensor(weight, device=plan.sum_on)
@@ -91,7 +92,8 @@ def stream_probabilities(
         if band is not None:
             yield from band.pop(max(start, 0))
         for some in (boxes[i : i + plan.batch] for i in range(0, len(boxes), plan.batch)):
-            windows = torch.stack([_cut(image, box, fill) for box in some])[:, None]
+            windows = torch.stack([_cut(image, box, fill) for box in some])
+            windows = windows if image.dim() == 4 else windows[:, None]
             out = predictor(windows.to(plan.device)).to(plan.sum_on)
             if band is None:
                 band = _Band(out.shape[1], _shape(image), plan)
@@ -100,7 +102,7 @@ def stream_probabilities(
             done += len(some)
             on_windows(done)
     if band is not None:
-        yield from band.pop(image.shape[0])
+        yield from band.pop(_shape(image)[0])
 
 
 def upsample(
@@ -236,8 +238,8 @@ def _boxes(shape_zyx: Zyx, plan: WindowPlan) -> list[Box]:
 
 
 def _cut(image: Tensor, box: Box, fill: float) -> Tensor:
-    inside = tuple(_inside(part, n) for part, n in zip(box, image.shape, strict=True))
-    window = image[inside]
+    inside = tuple(_inside(part, n) for part, n in zip(box, _shape(image), strict=True))
+    window = image[(..., *inside)]
     pad = [
         amount
         for a, b in zip(reversed(box), reversed(inside), strict=True)
@@ -251,7 +253,7 @@ def _inside(part: slice, n: int) -> slice:
 
 
 def _shape(image: Tensor) -> Zyx:
-    depth, height, width = image.shape
+    depth, height, width = image.shape[-3:]
     return depth, height, width
 
 

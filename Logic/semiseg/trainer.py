@@ -140,6 +140,7 @@ def _description(session: Session, run: Run) -> dict[str, Json]:
     return {
         "method": config.method,
         "network": plan.network.to_json(),
+        "streams": list(plan.streams),
         "classes": list(found.classes),
         "names": {str(i): study.protocol.by_id(i).name for i in found.classes[1:]},
         "spacing_mm_zyx": list(plan.spacing_mm_zyx),

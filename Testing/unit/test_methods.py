@@ -39,8 +39,12 @@ def phantom_batch(seed: int = 0, *, n_unlabelled: int = 1) -> Batch:
     grey = np.choose(label, [0.0, 1.0, -1.0]) + rng.normal(0, 0.1, label.shape)
     labelled = (np.arange(n) < 2)[:, None, None, None]
     valid = torch.tensor(np.broadcast_to(labelled, label.shape).copy()).float()
+    image = torch.tensor(grey[:, None]).float()
     return Batch(
-        image=torch.tensor(grey[:, None]).float(),
+        image=image,
+        # Each sample has another volume, with other contrasts, but the second has none.
+        companions=torch.cat([image, 0.5 - image], dim=1),
+        present=torch.tensor([[1.0, 1.0], [0.0, 1.0], [1.0, 1.0]])[:n],
         label=torch.tensor(label * labelled),
         valid=valid,
         known=(valid > 0)[:, None].expand(n, 3, *shape).clone(),
@@ -66,7 +70,7 @@ def provided(method: Method, *, flat: bool = False) -> Method:
 
 
 def middle_slices(batch: Batch) -> Batch:
-    names = ("image", "label", "valid", "known", "origin")
+    names = ("image", "companions", "label", "valid", "known", "origin")
     return replace(batch, **{name: getattr(batch, name)[..., 4, :, :] for name in names})
 
 

@@ -117,7 +117,12 @@ def _segmenter(model: Model, name: str) -> Segmenter:
 
 
 def _require_one(model: Model, image: Tensor, expected: Tensor, name: str) -> None:
-    """StudyError where CT and MR have networks of their own."""
+    """StudyError where CT and MR, or other kinds of volumes, have networks of their own."""
+    if len(model.streams) > 1:
+        raise StudyError(
+            f"{name} has a network each for {', '.join(model.streams)}, and a bundle holds one for "
+            "all; segment with SemiSeg itself, or export a model of another method"
+        )
     for modality in MODALITIES:
         own = model.predictor(modality)(image)
         if not torch.allclose(own, expected, rtol=0, atol=_SAME_LOGITS / 10):

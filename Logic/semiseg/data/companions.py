@@ -55,6 +55,12 @@ def with_companions(study: Study, case: TrainingCase, streams: Sequence[str]) ->
     )
 
 
+def own_volumes(case: TrainingCase, streams: Sequence[str]) -> tuple[Volumes, tuple[bool, ...]]:
+    """As `stacked`, of a training case's own volumes: nothing that stands in."""
+    further = {one.stream: one.array for one in case.companions if one.trust == 1}
+    return stacked(case.image.array, case.stream, further, streams)
+
+
 def on_grid(image: Image, modality: Modality, grid: Grid) -> NDArray[np.float32]:
     """`image` normalised for `modality` on `grid`, through the space that both lie in."""
     ready = to_training_grid(image, modality, grid.spacing_mm_zyx)

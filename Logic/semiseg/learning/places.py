@@ -53,8 +53,8 @@ class Correspondence:
         result = self.registered(case_id)
         return None if result is None else _relative(grid, centre, result)
 
-    def registered(self, case_id: str) -> RegistrationResult | None:
-        """The case registered onto the reference, both ways; None where that is not possible."""
+    def registered(self, case_id: str, onto: str | None = None) -> RegistrationResult | None:
+        """The case registered onto the reference, or another, both ways; None where impossible."""
         if self._limit_s is not None and self._spent_s > self._limit_s:
             self._say(f"{case_id}: no time to register it, so it has no counterparts")
             return None
@@ -64,7 +64,7 @@ class Correspondence:
             return cached_register(
                 self._study.cache_dir / "registration",
                 library.source(case_id),
-                library.source(self.reference),
+                library.source(onto or self.reference),
                 PropagationConfig().registration,
                 both_ways=True,
             )

@@ -28,7 +28,10 @@ _FINER_AT_MOST = 0.7
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How one run learns; kept with its checkpoints, so that it goes on as it began."""
+    """How one run learns; kept with its checkpoints, so that it goes on as it began.
+
+    `streams`: the kinds of volumes of a case, where the method looks at several.
+    """
 
     spacing_mm_zyx: Triple
     patch_zyx: Zyx
@@ -36,6 +39,7 @@ class Plan:
     n_unlabelled: int
     network: NetworkSpec
     device: str
+    streams: tuple[str, ...] = ()
 
     @property
     def voxels_per_step(self) -> int:
@@ -72,6 +76,7 @@ class Plan:
             n_unlabelled=int(values["n_unlabelled"]),
             network=NetworkSpec.from_json(values["network"]),
             device=str(values["device"]),
+            streams=tuple(map(str, values.get("streams", ()))),
         )
 
 

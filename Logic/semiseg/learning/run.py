@@ -197,6 +197,7 @@ class Run:
             network=self.plan.network,
             learning_rate=self.settings.learning_rate,
             sparing=self.settings.sparing,
+            streams=self.plan.streams,
             labelled=Counter(case.modality for case in self.cases if case.labelled),
         )
         device = torch.device(self.plan.device)
@@ -221,6 +222,7 @@ class Run:
             level_sets=self.learner.method.uses_level_sets,
             places=self.learner.method.uses_places,
             within_slices=plan.network.within_slices,
+            streams=plan.streams,
             modalities_in_turn=self.learner.method.uses_modalities,
             plain_images=self.learner.method.uses_plain,
         )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from semiseg.data.cases import TrainingCase
+from semiseg.data.companions import own_volumes
 from semiseg.events import Json
 from semiseg.learning.plan import Plan
 from semiseg.methods.base import Method
@@ -78,13 +79,17 @@ def segment(
     `watch` gets the case, the first slice and probabilities (C, n, H, W), some slices at a time.
     """
     device = torch.device(plan.device)
-    predict = method.predictor(case.modality)
+    image, predict = case.image.array, method.predictor(case.modality)
+    if plan.streams:
+        volumes, present = own_volumes(case, plan.streams)
+        if any(present):
+            image, predict = volumes, method.joint_predictor(present)
     window = WindowPlan(
         window_zyx=plan.patch_zyx, overlap=_OVERLAP, batch=2, device=device, sum_on=device
     )
     chunks = stream_probabilities(
         lambda windows: _probabilities(predict, windows),
-        torch.from_numpy(case.image.array),
+        torch.from_numpy(image),
         window,
         fill=case.image.fill,
         on_windows=lambda _: None,

@@ -14,6 +14,7 @@ import torch
 from semiseg.clock import clock
 from semiseg.config import TrainConfig
 from semiseg.data.cases import TrainingCase, case_supervision, load_training_case
+from semiseg.data.companions import streams_of, with_companions
 from semiseg.data.supervision import Line, Wanted
 from semiseg.errors import SchemaError
 from semiseg.events import Emit, Event, Json
@@ -27,6 +28,7 @@ from semiseg.learning.run import Budget, Run, RunSettings
 from semiseg.learning.scheme import Fold, Scheme, choose_scheme
 from semiseg.learning.scoring import Score, score
 from semiseg.learning.speed import voxels_per_s
+from semiseg.learning.stand_ins import stand_ins
 from semiseg.learning.start import Start
 from semiseg.learning.survey import CaseFacts, Survey
 from semiseg.methods.base import method_class
@@ -62,6 +64,7 @@ class Session:
         self._clock = clock(config.clock)
         self._start = self._clock()
         self._images: dict[str, TrainingCase] = {}
+        self._stand_ins: set[str] = set()
         self.scheme: Scheme = choose_scheme(study, found, config)
         self._record: dict[str, Any] = {"spent_s": 0.0, "plan": None, "folds": {}, "score": None}
         self._record["calibrations"] = {}
@@ -221,12 +224,23 @@ class Session:
         return Budget(seconds=max(run.elapsed_s + left, 1e-3), steps=self.config.steps)
 
     def _new_plan(self, device: torch.device) -> Plan:
+        return replace(self._sized_plan(device), streams=self._streams)
+
+    @property
+    def _streams(self) -> tuple[str, ...]:
+        """The kinds of volumes in the training cases, where the method looks at them."""
+        if not self._method.uses_companions:
+            return ()
+        return streams_of(self.study.cases[facts.id] for facts in self.found.train)
+
+    def _sized_plan(self, device: torch.device) -> Plan:
         unlabelled = self._method.uses_unlabelled
         plan = make_plan(self.found, self.config, device.type, uses_unlabelled=unlabelled)
         if self._begin is not None:
             return self._begin.plan(plan, self.config)
         if self.config.minutes is None:
             return plan
+        plan = replace(plan, streams=self._streams)
         speed = voxels_per_s(self.config.method, plan, self._clock)
         return make_plan(
             self.found,
@@ -246,7 +260,7 @@ class Session:
                     use_propagated=self.config.use_propagated,
                     hidden=hidden.get(facts.id, _NOTHING_HIDDEN),
                 )
-                case = self._placed(self._case(facts.id, wanted))
+                case = self._accompanied(self._placed(self._case(facts.id, wanted)))
                 cases.append(self._warped(case) if case.labelled else case)
         return cases
 
@@ -256,6 +270,15 @@ class Session:
             return case
         places = self._correspondence.of(case.id, case.image.grid)
         self._images[case.id] = replace(case, places=places)
+        return self._images[case.id]
+
+    def _accompanied(self, case: TrainingCase) -> TrainingCase:
+        """The case with scans that stand in for missing modalities, where the method asks."""
+        if not self.plan.streams or case.id in self._stand_ins:
+            return case
+        self._stand_ins.add(case.id)
+        others = stand_ins(self.study, self.found, self._correspondence, case)
+        self._images[case.id] = replace(case, companions=(*case.companions, *others))
         return self._images[case.id]
 
     def _warped(self, case: TrainingCase) -> TrainingCase:
@@ -290,6 +313,7 @@ class Session:
             seen = load_training_case(
                 self.study, self.study.cases[case_id], self.plan.spacing_mm_zyx, wanted
             )
+            seen = with_companions(self.study, seen, self.plan.streams)
             self._images[case_id] = seen
             return seen
         return replace(seen, supervision=case_supervision(self.study, case_id, seen.image, wanted))

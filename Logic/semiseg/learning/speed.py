@@ -24,7 +24,8 @@ def voxels_per_s(method: str, plan: Plan, now: Clock = time.perf_counter) -> flo
     Made-up batches; one step to warm up, the faster of two that are timed.
     """
     device = torch.device(plan.device)
-    learner = Learner(method, MethodSettings(network=plan.network), device, seed=0)
+    settings = MethodSettings(network=plan.network, streams=plan.streams)
+    learner = Learner(method, settings, device, seed=0)
     small = replace(plan, patch_zyx=_sides(plan))
     batch = made_up(small, device)
     seconds = math.inf
@@ -48,8 +49,9 @@ def made_up(plan: Plan, device: torch.device) -> Batch:
     patch = plan.patch_zyx[-plan.network.dims :]
     shape = (n, *patch)
     label = (torch.arange(math.prod(shape)) % plan.network.n_classes).view(shape)
+    image, streams = label[:, None].float(), len(plan.streams)
     return Batch(
-        image=label[:, None].float(),
+        image=image,
         label=label,
         valid=torch.ones(shape),
         known=torch.ones(n, plan.network.n_classes, *patch, dtype=torch.bool),
@@ -58,5 +60,7 @@ def made_up(plan: Plan, device: torch.device) -> Batch:
         case=("made up",) * n,
         n_labelled=plan.n_labelled,
         place=torch.zeros(n, 3, *patch),
+        companions=image.expand(n, streams, *patch) if streams else None,
+        present=torch.ones(n, streams) if streams else None,
         spacing_mm_zyx=plan.spacing_mm_zyx,
     ).to(device)

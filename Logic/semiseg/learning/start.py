@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from semiseg.bundle.matching import match
 from semiseg.bundle.reading import Bundle, read_bundle
 from semiseg.config import TrainConfig
+from semiseg.errors import ConfigError
 from semiseg.events import Emit, Event, Json
 from semiseg.learning.plan import Plan
 from semiseg.networks import UNet
@@ -59,6 +60,11 @@ class Start:
         """
         networks = [part for part in modules.modules() if isinstance(part, UNet)]
         networks = [part for part in networks if self._fits(part)]
+        if not networks:
+            raise ConfigError(
+                f"the method has no network of the kind that {self.bundle.name} holds, so nothing "
+                "can be taken over; train without a start, or choose another method"
+            )
         first: list[tuple[dict[str, Tensor], int]] = []
         for network in networks:
             began = {name: tensor.clone() for name, tensor in network.state_dict().items()}

@@ -28,6 +28,7 @@ METHODS: Mapping[str, str] = {
     "cct_r": "semiseg.methods.cct_r:RegistrationGuidedTeaching",
     "mass": "semiseg.methods.mass:Mass",
     "cmedl": "semiseg.methods.cmedl:ConcurrentDistillation",
+    "maml": "semiseg.methods.maml:ModalityAwareMutualLearning",
 }
 
 
@@ -37,7 +38,7 @@ class MethodSettings:
 
     `sparing`: less work per step than published. `labelled`: training scans with labels by
     modality, as far as known; a trained model does not depend on them. `options`: what was chosen
-    of `Method.options`.
+    of `Method.options`. `streams`: the kinds of volumes of a case, for methods that use companions.
     """
 
     network: NetworkSpec
@@ -45,6 +46,7 @@ class MethodSettings:
     sparing: bool = False
     labelled: Mapping[Modality, int] = field(default_factory=dict)
     options: Mapping[str, str] = field(default_factory=dict)
+    streams: tuple[str, ...] = ()
 
 
 class Method(ABC):
@@ -54,6 +56,7 @@ class Method(ABC):
     whether they should hold signed distances; `uses_places`: whether they should say where in
     the body each voxel lies; `uses_modalities`: whether CT and MR should take turns in them;
     `uses_frame`: whether they should hold whole scans, placed on one frame, in place of patches;
+    `uses_companions`: whether they should hold further volumes of a case;
     `uses_plain`: whether they should hold images with unchanged grey values, too; `needs_both`:
     whether there is nothing to learn unless scans of both modalities are there;
     `deeply_supervised`: whether its loss knows coarse heads. `options`: what can be chosen, by
@@ -66,6 +69,7 @@ class Method(ABC):
     uses_places: bool = False
     uses_modalities: bool = False
     uses_frame: bool = False
+    uses_companions: bool = False
     uses_plain: bool = False
     needs_both: bool = False
     deeply_supervised: bool = False
@@ -116,6 +120,14 @@ class Method(ABC):
         their own.
         """
         return self.predict
+
+    def joint_predictor(self, present: tuple[bool, ...]) -> Callable[[Tensor], Tensor]:
+        """What maps the volumes (B, K, *) of all streams, 0 but where `present`, to logits.
+
+        By default the first that is there is looked at alone.
+        """
+        first = present.index(True)
+        return lambda volumes: self.predict(volumes[:, first, None])
 
 
 def method_names() -> tuple[str, ...]:
