@@ -11,7 +11,7 @@ import pytest
 
 from semiseg.config import TrainConfig
 from semiseg.errors import ConfigError
-from semiseg.learning.means import MEANS
+from semiseg.learning.means import MEANS, voxels_per_step
 from semiseg.learning.plan import Plan, make_plan
 from semiseg.learning.survey import CaseFacts, Survey
 
@@ -66,7 +66,7 @@ def test_no_axis_is_learned_finer_than_it_was_scanned() -> None:
     plan = plan_of(heart(), dims="3")
     assert plan.spacing_mm_zyx[0] == 10.0
     assert plan.spacing_mm_zyx[1] == plan.spacing_mm_zyx[2] >= 1.5
-    assert plan.network.strides[0] == (1, 2, 2)
+    assert (plan.network.stem or plan.network.strides[0]) == (1, 2, 2)
 
 
 def test_small_structures_need_finer_voxels() -> None:
@@ -179,3 +179,23 @@ def test_memory_is_saved_on_slices_too() -> None:
         seen.append(plan.patch_zyx)
         plan = plan.smaller()
     assert seen == [(1, 128, 64), (1, 64, 64), (1, 32, 64), (1, 32, 32)]
+
+
+def test_where_time_makes_voxels_coarser_than_scans_the_network_begins_at_half_resolution() -> None:
+    plan = plan_of(abdomen(), minutes=2.0)
+    assert plan.network.stem == (2, 2, 2)
+    assert plan.network.multiple == (16, 16, 16)
+    native = plan_of(abdomen(), minutes=2.0, spacing_mm=plan.spacing_mm_zyx[1] / 8)
+    assert native.network.stem == ()
+    assert plan_of(abdomen(), minutes=2.0, patch=(24, 24, 24)).network.stem == ()
+    assert plan_of(abdomen(), minutes=2.0, patch=(32, 48, 32)).network.stem == (2, 2, 2)
+    assert plan_of(abdomen(), "cuda", minutes=2.0).network.stem == ()
+
+
+def test_with_a_stem_a_step_has_as_many_voxels_and_steps_are_thrice_as_many() -> None:
+    config = TrainConfig(minutes=10.0)
+    cpu = MEANS["cpu"]
+    with_stem = voxels_per_step(config, cpu, None, stem=True)
+    assert with_stem == voxels_per_step(config, cpu, None, stem=False)
+    measured = voxels_per_step(config, cpu, 2.4e6, stem=True)
+    assert measured == pytest.approx(2.4e6 * 600 / (3 * cpu.steps_wanted))

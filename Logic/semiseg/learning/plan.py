@@ -93,10 +93,11 @@ def make_plan(
     `voxels_per_s` is the measured speed of training on `device`, None for the nominal one.
     """
     means = MEANS[device]
-    voxels = voxels_per_step(config, means, voxels_per_s)
     native = _native(found.train)
     extent = _median([facts.extent_mm_zyx for facts in found.train])
     dims = choose_dims(config, native, extent)
+    stem = dims == "3" and _wants_stem(found, config, means, extent)
+    voxels = voxels_per_step(config, means, voxels_per_s, stem=stem)
     if dims != "3":
         sizes = slice_plan(
             config,
@@ -108,7 +109,8 @@ def make_plan(
             neighbours=dims == "2.5",
         )
     else:
-        sizes = _volume_plan(found, config, means, voxels, uses_unlabelled=uses_unlabelled)
+        share = 0.5 if uses_unlabelled else 1.0
+        sizes = _volume_plan(found, config, means, voxels * share, stem=stem)
     _check_patch(sizes.patch_zyx, sizes.network)
     return Plan(
         spacing_mm_zyx=sizes.spacing_mm_zyx,
@@ -121,20 +123,20 @@ def make_plan(
 
 
 def _volume_plan(
-    found: Survey, config: TrainConfig, means: Means, voxels: float, *, uses_unlabelled: bool
+    found: Survey, config: TrainConfig, means: Means, voxels: float, *, stem: bool
 ) -> Sizes:
-    """Patches of a volume, as large and as fine as `voxels` per step allow."""
+    """Patches of a volume, as large and as fine as `voxels` labelled ones per step allow."""
     n_labelled = config.batch_size or means.n_labelled
-    per_patch = voxels / (2 * n_labelled if uses_unlabelled else n_labelled)
-    room = float(np.clip(per_patch, _SMALLEST_ROOM, means.patch_voxels))
+    room = float(np.clip(voxels / n_labelled, _SMALLEST_ROOM, means.patch_voxels))
     extent = _median([facts.extent_mm_zyx for facts in found.train])
     spacing = _spacing(found, config, means, extent, room)
-    strides = _strides(spacing, len(means.channels))
+    first, *strides = _strides(spacing, len(means.channels) + 1)
     network = NetworkSpec(
         n_classes=len(found.classes),
-        channels=means.channels[: len(strides) + 1],
-        convolutions=means.convolutions[: len(strides) + 1],
-        strides=strides,
+        channels=means.channels,
+        convolutions=means.convolutions,
+        strides=tuple(strides) if stem else (first, *strides[:-1]),
+        stem=first if stem else (),
     )
     return Sizes(
         spacing_mm_zyx=spacing,
@@ -142,6 +144,24 @@ def _volume_plan(
         n_labelled=n_labelled,
         network=network,
     )
+
+
+def _wants_stem(
+    found: Survey, config: TrainConfig, means: Means, extent: np.ndarray[Any, Any]
+) -> bool:
+    """Where time makes voxels coarser than scans are, the network begins at half resolution.
+
+    There it learns three times as many steps and was far ahead after the same time; elsewhere that
+    was not measured (Testing/benchmarks/ablation.py). A patch that is given has to fit.
+    """
+    if not means.stem:
+        return False
+    room = voxels_per_step(config, means, None, stem=False) / means.n_labelled
+    room = float(np.clip(room, _SMALLEST_ROOM, means.patch_voxels))
+    if min(_spacing(found, config, means, extent, room)) < _COARSER * _native(found.train).min():
+        return False
+    fits = 2 ** len(means.channels)
+    return config.patch is None or all(n % fits == 0 and n >= 2 * fits for n in config.patch)
 
 
 def _spacing(
