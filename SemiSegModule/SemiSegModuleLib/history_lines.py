@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, TypeVar
 
 from slicer.i18n import tr as _
@@ -12,7 +13,6 @@ from slicer.i18n import tr as _
 from semiseg.events import Json
 
 T = TypeVar("T")
-_LONG_TIME = 16  # characters of an ISO time: up to the minute
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +75,13 @@ class VersionLine:
         known = words.get(self.kind, self.kind + " {number}").format(number=self.number)
         return _("{known}, {name}").format(known=known, name=self.name) if self.name else known
 
-    @property
-    def when(self) -> str:
-        """Day and minute."""
-        return self.created[:_LONG_TIME].replace("T", " ")
+    def when(self, today: str) -> str:
+        """The minute where it was made `today` (as 2026-01-31), else the day; local time."""
+        try:
+            made = datetime.fromisoformat(self.created).astimezone()
+        except ValueError:
+            return ""
+        return f"{made:%H:%M}" if f"{made:%Y-%m-%d}" == today else f"{made:%Y-%m-%d}"
 
 
 def lines_of(kind: type[T], found: Json) -> tuple[T, ...]:

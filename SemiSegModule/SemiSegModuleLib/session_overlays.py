@@ -126,13 +126,13 @@ class OverlayPart(SuggestPart):
         self.changed("suggestion", "history", "task")
 
     def _show_segments(self, kind: str) -> None:
-        """Segments give way to an overlay: only their outlines are left, or nothing of them."""
+        """Segments give way to an overlay: of a preview their outlines are left to compare with."""
         nodes = self.nodes(self.current) if self.current and self.binding is not None else None
         for node in () if nodes is None else (nodes.drawn, nodes.suggestion):
             display = None if node is None else node.GetDisplayNode()
             if display is not None:
                 display.SetVisibility2DFill(not kind)
-                display.SetVisibility2D(kind != "compare")
+                display.SetVisibility2D(kind in ("", "preview"))
 
     def overlay_node(self) -> Any:
         """The overlay's volume node; None where none of ours is shown."""

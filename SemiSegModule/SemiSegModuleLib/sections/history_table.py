@@ -8,6 +8,7 @@ from typing import Any
 import qt
 
 _PADDING = 8
+_LAST_WIDTH = 50
 
 
 class PlainTable:
@@ -60,6 +61,8 @@ class PlainTable:
             for column, text in enumerate(cells):
                 self.widget.setItem(number, column, self._item(text, column, tip, number in bold))
         self.widget.resizeColumnsToContents()
+        # What does not fit is cut off with dots, and whole in the tool tip.
+        self.widget.setColumnWidth(self.widget.columnCount - 1, _LAST_WIDTH)
         self._fit_height()
         self.widget.clearSelection()
         self._quiet = False
@@ -77,7 +80,7 @@ class PlainTable:
         side = qt.Qt.AlignRight if column in self._numbers else qt.Qt.AlignLeft
         item.setTextAlignment(side | qt.Qt.AlignVCenter)
         item.setToolTip(tip or text)
-        if bold:
+        if bold and column == 0:
             font = item.font()
             font.setBold(True)
             item.setFont(font)

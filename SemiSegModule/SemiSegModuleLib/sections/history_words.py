@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 
 from slicer.i18n import tr as _
 
-from SemiSegModuleLib.history_lines import RoundLine, VersionLine, changes_in_words
+from SemiSegModuleLib.history_lines import Part, RoundLine, VersionLine, changes_in_words
 from SemiSegModuleLib.session_history import CHANGE_COLORS, Advice, Compared
 from SemiSegModuleLib.session_overlays import Legend
 
@@ -60,7 +61,7 @@ def version_cells(line: VersionLine, names: Mapping[int, str]) -> tuple[str, ...
     title = _("{title} (pinned)").format(title=line.title) if line.pinned else line.title
     return (
         title,
-        line.when,
+        line.when(time.strftime("%Y-%m-%d")),
         _score(line),
         _NONE if line.minutes is None else f"{line.minutes:.1f}",
         f"{line.bytes / 1e6:.1f}",
@@ -80,7 +81,7 @@ def _score(line: VersionLine) -> str:
     if line.score is not None:
         return f"{100 * line.score:.1f} %"
     if line.uncertainty is not None:
-        return _("unsure {percent:.0f} %").format(percent=100 * line.uncertainty)
+        return _("{percent:.0f} % unsure").format(percent=100 * line.uncertainty)
     return _NONE
 
 
@@ -104,14 +105,17 @@ def compared_in_words(compared: Compared) -> str:
     )
     if not compared.changed:
         return head + _("nothing differs.")
-    each = [
-        _("{name} +{added:.2f} \u2212{removed:.2f} ml").format(
-            name=part.name, added=part.added_ml, removed=part.removed_ml
-        )
-        for part in compared.parts
-    ]
+    each = [f"{part.name} {_gained_and_lost(part)} ml" for part in compared.parts]
     voxels = _("{count} voxels differ").format(count=compared.changed)
     return head + voxels + (": " + ", ".join(each) if each else "") + "."
+
+
+def _gained_and_lost(part: Part) -> str:
+    """Millilitres, without what is nothing."""
+    gained, lost = f"+{part.added_ml:.2f}", f"\u2212{part.removed_ml:.2f}"
+    if not part.removed_ml:
+        return gained
+    return f"{gained} {lost}" if part.added_ml else lost
 
 
 def change_legend() -> tuple[Legend, ...]:
