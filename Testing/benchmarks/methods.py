@@ -181,11 +181,16 @@ def work(given: argparse.Namespace, out: Path) -> bool:
 
 def require_methods(given: argparse.Namespace) -> None:
     """All methods exist: said before the first study is prepared, which takes minutes."""
-    from semiseg.methods.base import METHODS
+    from semiseg.errors import ConfigError
+    from semiseg.methods.base import method_class
 
     for name in (given.methods or "supervised").split(","):
-        if Arm.named(name).method not in (*METHODS, "auto"):
-            sys.exit(f"there is no method {name!r}; choose of auto, {', '.join(METHODS)}")
+        method = Arm.named(name).method
+        try:
+            if method != "auto":
+                method_class(method)
+        except ConfigError as error:
+            sys.exit(str(error))
 
 
 def in_processes(

@@ -29,6 +29,7 @@ METHODS: Mapping[str, str] = {
     "mass": "semiseg.methods.mass:Mass",
     "cmedl": "semiseg.methods.cmedl:ConcurrentDistillation",
     "maml": "semiseg.methods.maml:ModalityAwareMutualLearning",
+    "crii_net": "semiseg.methods.crii_net:CoarseRefined",
 }
 
 
