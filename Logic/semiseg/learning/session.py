@@ -234,7 +234,10 @@ class Session:
         return streams_of(self.study.cases[facts.id] for facts in self.found.train)
 
     def _sized_plan(self, device: torch.device) -> Plan:
-        unlabelled = self._method.uses_unlabelled
+        if self._method.uses_frame:
+            require_no_sizes(self.config)
+            return self._framing.plan
+        unlabelled = self._wants_unlabelled
         plan = make_plan(self.found, self.config, device.type, uses_unlabelled=unlabelled)
         if self._begin is not None:
             return self._begin.plan(plan, self.config)
@@ -248,6 +251,14 @@ class Session:
             device.type,
             voxels_per_s=speed,
             uses_unlabelled=unlabelled,
+        )
+
+    @property
+    def _wants_unlabelled(self) -> bool:
+        """Whether batches hold unlabelled samples; some methods have use for none."""
+        carried_are_enough = self._method.learns_from_carried
+        return self._method.uses_unlabelled and not (
+            carried_are_enough and all(facts.labelled for facts in self.found.train)
         )
 
     def _cases(self, *, hidden: Mapping[str, frozenset[Line]]) -> list[TrainingCase]:

@@ -29,6 +29,7 @@ METHODS: Mapping[str, str] = {
     "mass": "semiseg.methods.mass:Mass",
     "cmedl": "semiseg.methods.cmedl:ConcurrentDistillation",
     "maml": "semiseg.methods.maml:ModalityAwareMutualLearning",
+    "cascade": "semiseg.methods.cascade:Cascade",
     "crii_net": "semiseg.methods.crii_net:CoarseRefined",
 }
 
@@ -56,10 +57,12 @@ class Method(ABC):
     `uses_unlabelled`: whether batches should hold samples without labels; `uses_level_sets`:
     whether they should hold signed distances; `uses_places`: whether they should say where in
     the body each voxel lies; `uses_modalities`: whether CT and MR should take turns in them;
-    `uses_frame`: whether they should hold whole scans, placed on one frame, in place of patches;
     `uses_companions`: whether they should hold further volumes of a case;
+    `uses_frame`: whether they should hold whole scans, placed on one frame, in place of patches;
     `uses_plain`: whether they should hold images with unchanged grey values, too; `needs_both`:
     whether there is nothing to learn unless scans of both modalities are there;
+    `learns_from_carried`: whether scans with propagated labels serve as unlabelled ones, so that
+    no more of these are needed where propagation reached every scan;
     `deeply_supervised`: whether its loss knows coarse heads. `options`: what can be chosen, by
     name, the default first. `modules` make the model; `memory` is kept in checkpoints with them,
     but is no part of the model.
@@ -69,10 +72,11 @@ class Method(ABC):
     uses_level_sets: bool = False
     uses_places: bool = False
     uses_modalities: bool = False
-    uses_frame: bool = False
     uses_companions: bool = False
+    uses_frame: bool = False
     uses_plain: bool = False
     needs_both: bool = False
+    learns_from_carried: bool = False
     deeply_supervised: bool = False
     options: Mapping[str, tuple[str, ...]] = {}
     modules: nn.ModuleDict
