@@ -78,6 +78,20 @@ def add_series(
     return case
 
 
+def add_companion_series(
+    study: Study, case_id: str, root: Path, volume: Volume, name: str, emit: Emit = ignore
+) -> Case:
+    """Take a volume of `dicom.scan` in as a companion of a case: voxels and grid, nothing else.
+
+    Errors as `Study.add_companion`; ImageError when it cannot be read.
+    """
+    loaded = load(root, volume, emit)
+    with tempfile.TemporaryDirectory(dir=study.cache_dir) as folder:
+        path = Path(folder) / "companion.nrrd"
+        _write(path, loaded)
+        return study.add_companion(case_id, path, name)
+
+
 def read_label_for(study: Study, case_id: str, path: Path) -> LabelMap:
     """The label map in `path`: DICOM SEG and RTSTRUCT on the case's planes, or another kind.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -182,7 +183,7 @@ def test_the_command_line_adds_shows_and_removes_companions(
         return events[-1].data
 
     folder, path = str(study.folder), str(volume(tmp_path))
-    found = last("study", "add-companion", folder, "c0", path, "--name", "T2", "--modality", "mr")
+    found = last("study", "add-companion", folder, "c0", path, "--name", "T2")
     assert found["companions"] == ["T2"]
     assert last("study", "status", folder)["cases"][0]["companions"] == ["T2"]
     capfd.readouterr()
@@ -191,3 +192,41 @@ def test_the_command_line_adds_shows_and_removes_companions(
     assert last("study", "sequence", folder, "c1", "T2")["sequence"] == "T2"
     assert last("study", "sequence", folder, "c1", "none")["sequence"] is None
     assert last("study", "remove-companion", folder, "c0", "T2")["companions"] == []
+
+
+def test_a_dicom_series_becomes_a_companion_without_its_identity(
+    dicom_study: Callable[..., Study],
+    dicom_series: Callable[..., list[Path]],
+    tmp_path: Path,
+) -> None:
+    study = dicom_study()
+    (case_id,) = study.cases
+    other = tmp_path / "other"
+    dicom_series(other, key="b", values=lambda world: world @ np.array([-9.0, 2.0, 5.0]) + 400)
+    events: list[Event] = []
+    command = ["study", "add-companion", str(study.folder), case_id, str(other), "--name", "venous"]
+    assert run(command, events.append) == 0
+    found = Study.open(study.folder)
+    image = found.companion(case_id, "venous")
+    assert image.grid.difference(found.case(case_id).grid) is None
+    assert image.array.mean() > 0
+    kept = [p.read_bytes() for p in study.folder.rglob("volume-*")]
+    assert kept
+    assert not any(b"Doe" in content or b"MRN" in content for content in kept)
+
+
+def test_of_several_dicom_series_one_must_be_named(
+    dicom_study: Callable[..., Study],
+    dicom_series: Callable[..., list[Path]],
+    tmp_path: Path,
+) -> None:
+    study = dicom_study()
+    (case_id,) = study.cases
+    for key, slope in (("b", 2.0), ("c", 3.0)):
+        values = partial(np.dot, b=np.full(3, slope))
+        dicom_series(tmp_path / "other", key=key, prefix=key, values=values)
+    events: list[Event] = []
+    command = ["study", "add-companion", str(study.folder), case_id, str(tmp_path / "other")]
+    assert run([*command, "--name", "venous"], events.append) == 4
+    assert "say which with --series" in events[-1].message
+    assert run([*command, "--name", "venous", "--series", "2"], events.append) == 0

@@ -95,7 +95,7 @@ def _add_series(study: Study, folder: Path, how: Adding, screen: Screen) -> list
     ImageError when nothing can be added, or when only the user can choose between volumes.
     """
     found = _found(folder, how, screen)
-    chosen = _chosen(found, how.series)
+    chosen = chosen_volumes(found, how.series)
     if how.choice.case_id is not None and len(chosen) > 1:
         raise ImageError(
             f"--case-id names one case, but {folder.name} holds {len(chosen)} volumes; say which "
@@ -200,7 +200,8 @@ def _refused(volume: Volume) -> str:
     return f"series {named(volume)} {volume.problem}"
 
 
-def _chosen(found: Scan, series: str) -> list[Volume]:
+def chosen_volumes(found: Scan, series: str) -> list[Volume]:
+    """Those that `series` names; by default each that is alone in its series."""
     by_number = {volume.number: volume for volume in found.volumes}
     if series and series != "all":
         wanted = parse_indices(series)

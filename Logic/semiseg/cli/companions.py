@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from semiseg.cli.dicom import SeriesNumbers
 from semiseg.cli.options import CaseId, StudyFolder
 from semiseg.cli.screen import screen_of
-from semiseg.config import MODALITIES, Modality, check_choice
+from semiseg.errors import ImageError
 
 if TYPE_CHECKING:
     from semiseg.cli.screen import Screen
     from semiseg.study.case import Case
+    from semiseg.study.study import Study
 
 _Name = Annotated[str, typer.Option("--name", help="What it shows, for example T2 or venous.")]
 
@@ -29,31 +31,52 @@ def add_companion(
     context: typer.Context,
     folder: StudyFolder,
     case_id: CaseId,
-    image: Annotated[Path, typer.Argument(metavar="FILE", help="NIfTI, NRRD or MHA.")],
+    image: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="NIfTI, NRRD, MHA; folder or ZIP of DICOM files."),
+    ],
     name: _Name,
-    modality: Annotated[
-        str | None, typer.Option(help="CT or MR; that of the case if not given.")
-    ] = None,
+    series: SeriesNumbers = "",
 ) -> None:
     """Add a further volume of a case: another phase of its CT, another sequence of its MR.
 
     It must fill the same space as the case's image, on whatever grid. Voxels and grid are written
-    into the study, nothing else of the file. The method `maml` learns from several volumes and
+    into the study, nothing else of the file. It is of the case's modality, unless it is named CT
+    or MR. The method `maml` learns from several volumes and
     segments with those that are there; other methods look at the case's image only.
     Data of the last event: "case", "sequence", "companions".
 
     \b
     Example:
       semiseg study add-companion brains mr7 mr7_t2.nii.gz --name T2
+      semiseg study add-companion livers ct3 /media/cdrom --series 4 --name venous
     """
+    from semiseg.dicom.sources import is_dicom
     from semiseg.study.study import Study
 
-    chosen = None if modality is None else modality.upper()
-    if chosen is not None:
-        check_choice("modality", chosen, MODALITIES)
-    study = Study.open(folder)
-    case = study.add_companion(case_id, image, name, modality=cast("Modality | None", chosen))
-    _say(screen_of(context), case)
+    screen, study = screen_of(context), Study.open(folder)
+    if image.is_dir() or image.suffix.lower() == ".zip" or is_dicom(image):
+        case = _add_series(study, case_id, image, name, series, screen)
+    else:
+        case = study.add_companion(case_id, image, name)
+    _say(screen, case)
+
+
+def _add_series(
+    study: Study, case_id: str, source: Path, name: str, series: str, screen: Screen
+) -> Case:
+    from semiseg.cli.adding import chosen_volumes
+    from semiseg.dicom.scan import scan
+    from semiseg.importing import add_companion_series
+
+    found = scan(source, screen.emit)
+    chosen = chosen_volumes(found, series)
+    if len(chosen) > 1:
+        raise ImageError(
+            f"{source} holds {len(chosen)} volumes and a companion is one; say which with "
+            "--series (semiseg dicom scan lists them)"
+        )
+    return add_companion_series(study, case_id, found.root, chosen[0], name, screen.emit)
 
 
 def remove_companion(
