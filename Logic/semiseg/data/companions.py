@@ -39,7 +39,9 @@ def streams_of(cases: Iterable[Case]) -> tuple[str, ...]:
 def companions_of(study: Study, case: Case, streams: Sequence[str]) -> Companions:
     """Those of the case's volumes that `streams` names, read from the study."""
     wanted = [companion for companion in case.companions if companion.name in streams]
-    images = {one.name: (study.companion(case.id, one.name), one.modality) for one in wanted}
+    images = {
+        one.name: (study.companion(case.id, one.name), case.modality_of(one)) for one in wanted
+    }
     return Companions(stream=case.stream, images=images)
 
 

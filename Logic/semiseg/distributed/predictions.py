@@ -138,7 +138,7 @@ class _Run:
             self._config,
             Further(
                 stream=case.stream if self._streams else None,
-                modalities={c.name: c.modality for c in companions},
+                modalities={c.name: case.modality_of(c) for c in companions},
                 paths=paths,
             ),
         )

@@ -131,7 +131,7 @@ def _cuts(mask: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
 def _digest(case: Case, label: CaseLabel | None) -> str:
     content = hashlib.sha256(f"{case.image.sha256} {case.modality}".encode())
     for companion in case.companions:
-        content.update(f"{companion.name} {companion.image.sha256} {companion.modality}".encode())
+        content.update(f"{companion.name} {companion.image.sha256}".encode())
     if case.sequence is not None:
         content.update(case.sequence.encode())
     if label is not None:

@@ -95,7 +95,6 @@ class Companion:
     """
 
     name: str
-    modality: Modality
     image: ImageReference
     grid: Grid
 
@@ -125,6 +124,10 @@ class Case:
     def stream(self) -> str:
         """Which of several kinds of volumes the image is."""
         return self.sequence or self.modality
+
+    def modality_of(self, companion: Companion) -> Modality:
+        """That which it is named after, else the image's."""
+        return next((found for found in MODALITIES if found == companion.name), self.modality)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +196,6 @@ def case_to_json(case: Case) -> dict[str, Json]:
 def _companion_json(companion: Companion) -> dict[str, Json]:
     return {
         "name": companion.name,
-        "modality": companion.modality,
         "image": _reference_json(companion.image),
         "grid": companion.grid.to_json(),
     }
@@ -227,7 +229,6 @@ def case_from_json(values: Mapping[str, Json], where: str, split_of: Mapping[str
 def _companion(fields: Fields) -> Companion:
     return Companion(
         name=fields.text("name"),
-        modality=cast(Modality, fields.choice("modality", MODALITIES)),
         image=_reference(fields.part("image")),
         grid=_grid(fields),
     )

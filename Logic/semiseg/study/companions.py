@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from semiseg.config import MODALITIES, Modality, check_choice
+from semiseg.config import MODALITIES
 from semiseg.errors import GeometryMismatchError, StudyError
 from semiseg.images.grid import Grid, canonical
 from semiseg.images.reading import Image, read_image, sha256_file, write_image
@@ -28,18 +28,14 @@ _NAME = re.compile(r"\w(?:[\w .-]{0,30}\w)?")
 class CompanionWork(StudyCore):
     """The part of `Study` about companions of cases."""
 
-    def add_companion(
-        self, case_id: str, image_path: Path, name: str, *, modality: Modality | None = None
-    ) -> Case:
+    def add_companion(self, case_id: str, image_path: Path, name: str) -> Case:
         """Takes in a further volume of the case's patient and anatomy, as `name`.
 
         Its voxels and grid are written anew into the study; nothing else of the file is kept.
-        Without `modality` it has the case's, or that which its name is. GeometryMismatchError
-        unless it fills the same space; StudyError when the name or the volume is there already.
+        GeometryMismatchError unless it fills the same space; StudyError when the name or the
+        volume is there already.
         """
         image_path = Path(image_path)
-        if modality is not None:
-            check_choice("modality", modality, MODALITIES)
         image = read_image(image_path)
         with self.writing():
             case = self._fresh_case(case_id)
@@ -47,7 +43,7 @@ class CompanionWork(StudyCore):
             _require_same_space(case, image.grid, name)
             if sha256_file(image_path) == case.image.sha256:
                 raise StudyError(f"{image_path} is the image of {case_id} itself")
-            companion = self._write_companion(case, image, name, modality)
+            companion = self._write_companion(case, image, name)
             case = self._keep(replace(case, companions=(*case.companions, companion)))
             self._note("companion_added", case=case_id, name=name)
             return case
@@ -98,9 +94,7 @@ class CompanionWork(StudyCore):
     def _companion_path(self, case_id: str, name: str) -> Path:
         return self._case_folder(case_id) / _FOLDER / f"volume-{name}.nrrd"
 
-    def _write_companion(
-        self, case: Case, image: Image, name: str, modality: Modality | None
-    ) -> Companion:
+    def _write_companion(self, case: Case, image: Image, name: str) -> Companion:
         path = self._companion_path(case.id, name)
         make_folder(path.parent)
         write_image(path, image.array, image.grid)
@@ -109,12 +103,7 @@ class CompanionWork(StudyCore):
             if known.image.sha256 == reference.sha256:
                 path.unlink()
                 raise StudyError(f"{case.id} has this volume already, as {known.name!r}")
-        return Companion(
-            name=name,
-            modality=modality or _modality_of(name, case),
-            image=reference,
-            grid=image.grid,
-        )
+        return Companion(name=name, image=reference, grid=image.grid)
 
 
 def _require_same_space(case: Case, grid: Grid, name: str) -> None:
@@ -178,7 +167,3 @@ def _named(case: Case, name: str) -> Companion:
             return companion
     known = ", ".join(companion.name for companion in case.companions) or "none"
     raise StudyError(f"{case.id} has no companion {name!r}; it has {known}")
-
-
-def _modality_of(name: str, case: Case) -> Modality:
-    return next((modality for modality in MODALITIES if modality == name), case.modality)
