@@ -117,7 +117,8 @@ class TrainConfig:
     single axial slices; then `patch` is (1, y, x). "2.5": their two neighbours too. `sparing`:
     less time for unlabelled scans than methods were published with. `atlas_warps`: labelled scans
     are bent towards other patients too. `clock`: what `minutes` are counted by;
-    "processor" compares trainings fairly on a machine that does other work too.
+    "processor" compares trainings fairly on a machine that does other work too. `preset`: the
+    published protocol that the settings are of, see `learning.presets.with_preset`.
     """
 
     method: str = "supervised"
@@ -137,6 +138,7 @@ class TrainConfig:
     atlas_warps: bool = False
     start_from: str | None = None
     clock: ClockName = "wall"
+    preset: str | None = None
     checkpoint_every_s: float = 20.0
     checkpoint_every_steps: int | None = None
 

@@ -31,6 +31,7 @@ from semiseg.config import (
     Validation,
 )
 from semiseg.errors import ConfigError
+from semiseg.learning.presets import preset_help, with_preset
 
 if TYPE_CHECKING:
     from semiseg.images.grid import Plane
@@ -148,6 +149,9 @@ def train(
         bool,
         typer.Option("--atlas-warps", help="Bend annotated scans towards other patients, too."),
     ] = False,
+    preset: Annotated[
+        str | None, typer.Option(metavar="NAME", help=f"A published protocol. {preset_help()}")
+    ] = None,
     clock: Annotated[
         str, typer.Option("--clock", help="What minutes are counted by: wall or processor.")
     ] = "wall",
@@ -205,6 +209,8 @@ def train(
         atlas_warps=atlas_warps,
         clock=cast("ClockName", clock),
     )
+    if preset is not None:
+        config = with_preset(preset, config, _asked(context))
     from semiseg.study.study import Study
 
     study = Study.open(folder)
@@ -229,6 +235,18 @@ def train(
     screen.data(model=model_id)
     screen.say(f"made model {model_id} in {folder}")
     screen.next(f"semiseg predict {shell_path(folder)}")
+
+
+def _asked(context: typer.Context) -> set[str]:
+    """The settings that were given with the command."""
+    names = {"spacing": "spacing_mm", "human_only": "use_propagated"}
+    given = (name for name in context.params if _is_given(context, name))
+    return {names.get(name, name) for name in given}
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
 
 
 def _check_ray(ray: str | None, workers: int, size: int, watched: Watched | None) -> None:

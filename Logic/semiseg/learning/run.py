@@ -51,7 +51,7 @@ class RunSettings:
 
     `sparing`: unlabelled samples in every fourth step only, and in none before 30 % of the run,
     when the weights of what is learned from them are small anyway. `group`: the processes that
-    take every step together.
+    take every step together. `preset`: the published protocol from which memory may not depart.
     """
 
     name: str
@@ -65,6 +65,7 @@ class RunSettings:
     group: Group = ALONE
     start: Start | None = None
     clock: ClockName = "wall"
+    preset: str | None = None
 
 
 @dataclass
@@ -237,6 +238,11 @@ class Run:
     def _shrink(self) -> None:
         """The next smaller plan, from the same weights; DeviceError when there is none."""
         before, after = self.plan, self.plan.smaller()
+        if self.settings.preset is not None:
+            raise DeviceError(
+                f"out of memory with the patches that the preset {self.settings.preset!r} "
+                "prescribes; train on a device with more memory, or without the preset"
+            )
         if after is None:
             raise DeviceError(
                 "out of memory even with the smallest patches on the CPU; close other programs, "

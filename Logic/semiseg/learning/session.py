@@ -205,6 +205,7 @@ class Session:
             sparing=self.config.sparing,
             start=self._begin,
             clock=self.config.clock,
+            preset=self.config.preset,
             group=self.group,
         )
         return Run(settings, self.plan, cases, self._emit, on_save=self._save)

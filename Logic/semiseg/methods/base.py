@@ -149,7 +149,8 @@ def _method_and_options(text: str) -> tuple[type[Method], dict[str, str]]:
     """The class and the options of "name" or "name+option=value+...", all checked."""
     name, *given = text.split("+")
     if name not in METHODS:
-        raise ConfigError(f"there is no method {name!r}; choose one of {', '.join(METHODS)}")
+        known = ", ".join(("auto", *METHODS))
+        raise ConfigError(f"there is no method {name!r}; choose one of {known}")
     module, kind = METHODS[name].split(":")
     found: type[Method] = getattr(importlib.import_module(module), kind)
     options = {option: value for option, _, value in (part.partition("=") for part in given)}
