@@ -494,3 +494,101 @@ def test_slices_of_one_call_keep_a_distance(tmp_path: Path) -> None:
     places = sorted(one.index for one in found)
     assert len(places) > 3
     assert min(np.diff(places)) * 5.0 >= 20.0
+
+
+def test_where_the_model_and_the_one_before_it_disagree_is_worth_drawing(study: Study) -> None:
+    for case_id in study.cases:
+        _predict(study, case_id, _truth(), _sure())
+    before = doubts_of(study, study.case("c1"), reach_mm=20.0)
+    assert not before.planes["axial"].before_mm2.any()
+    assert not before.planes["axial"].wrong_ml.any()
+    other = _truth()
+    half = other[18:21, :14]
+    half[half == 2] = 0
+    study.predicted("c1", other, _sure(), model_id=2, info={})
+
+    doubts = doubts_of(study, study.case("c1"), reach_mm=20.0).planes["axial"]
+    found = suggest(study, SuggestConfig(n=1, planes=("axial",)))
+
+    assert np.flatnonzero(doubts.before_mm2[1]).tolist() == [18, 19, 20]
+    pixels = int((_truth()[19, :14] == 2).sum())
+    assert doubts.before_mm2[1, 19] == pytest.approx(9 * pixels)
+    assert doubts.wrong_ml.sum() > 0
+    assert not doubts.differ_mm2.any()
+    assert found[0].case_id == "c1"
+    assert found[0].index in (18, 19, 20)
+    assert "the model and the one before it disagree on the kidney left" in found[0].reason
+
+
+def test_only_another_models_segmentation_is_a_second_opinion(study: Study) -> None:
+    _predict(study, "c0", np.zeros(_SHAPE, np.uint16), _sure())
+    _predict(study, "c0", _truth(), _sure())
+    assert not doubts_of(study, study.case("c0"), reach_mm=20.0).planes["axial"].before_mm2.any()
+
+
+def test_a_damaged_second_opinion_is_none(study: Study) -> None:
+    _predict(study, "c0", np.zeros(_SHAPE, np.uint16), _sure())
+    study.predicted("c0", _truth(), _sure(), model_id=2, info={})
+    for path in (study.folder / "cases/c0/predictions/0001").iterdir():
+        if path.suffix != ".json":
+            path.write_bytes(b"x")
+    assert not doubts_of(study, study.case("c0"), reach_mm=20.0).planes["axial"].before_mm2.any()
+    assert suggest(study, SuggestConfig(n=1))
+
+
+def _cut_study(folder: Path) -> Study:
+    """Two scans of one torso, the second showing its upper half only; CT and MR alike in shape."""
+    study = Study.create(folder / "study", name="s", protocol=parse_structures("liver"))
+    z, y, x = np.indices((40, 32, 32), dtype=np.float32)
+    wide = 9 + 3 * np.sin(z / 6.0)
+    body = ((y - 16) / wide) ** 2 + ((x - 16) / (wide + 2)) ** 2 < 1
+    organ = (z - 27) ** 2 + (y - 14) ** 2 + (x - 11) ** 2 < 30
+    spine = ((y - 22) ** 2 + (x - 16) ** 2 < 6) & (np.sin(z) > -0.5)
+    whole = body * 100.0 + organ * 60.0 + spine * 200.0
+    rng = np.random.default_rng(0)
+    whole = (whole + rng.normal(0, 2, whole.shape)).astype(np.float32)
+    for name, first in (("whole", 0), ("upper", 18)):
+        part = whole[first:]
+        grid = Grid(size_xyz=(32, 32, len(part)), spacing_mm_xyz=(8.0, 8.0, 8.0))
+        write_image(folder / f"{name}.nii.gz", part, grid)
+        study.add_case(folder / f"{name}.nii.gz", case_id=name, modality="CT", split="train")
+    return study
+
+
+def test_scans_that_show_different_parts_are_brought_to_one_body(tmp_path: Path) -> None:
+    study = _cut_study(tmp_path)
+    config = SuggestConfig(n=1, planes=("axial",), register_s=1e6)
+    whole, upper = case_views(study, config)
+    assert whole.places is not None
+    assert upper.places is not None
+    for view, index in ((whole, 27), (upper, 27 - 18)):
+        assert view.places is not None
+        centers = view.looks["axial"].centers
+        place = np.interp(index, centers, view.places["axial"])
+        assert place == pytest.approx(27 / 39, abs=0.1)
+    (again,) = [one for one in case_views(study, SuggestConfig(register_s=0.0)) if one is not None][
+        1:
+    ]
+    assert again.places is not None
+    np.testing.assert_array_equal(again.places["axial"], upper.places["axial"])
+
+
+def test_without_time_or_certainty_a_scans_own_body_stands_for_its_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = _cut_study(tmp_path)
+    whole, upper = case_views(study, SuggestConfig(register_s=0.0))
+    assert whole.places is not None
+    assert upper.places is None
+    assert suggest(study, SuggestConfig(n=2, register_s=0.0))
+    monkeypatch.setattr("semiseg.suggestion.places._CERTAIN", 2.0)
+    _whole, unsure = case_views(study, SuggestConfig(register_s=1e6))
+    assert unsure.places is None
+
+
+def test_once_programs_spoke_of_all_scans_nothing_is_registered(study: Study) -> None:
+    for case_id in study.cases:
+        _predict(study, case_id, _truth(), _sure())
+    views = case_views(study, SuggestConfig(register_s=1e6))
+    assert [view.places for view in views] == [None] * 3
+    assert not list(study.cache_dir.rglob("place.npz"))

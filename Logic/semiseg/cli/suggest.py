@@ -63,12 +63,8 @@ def suggest(
     if wrong:
         raise ConfigError(f"there is no plane {wrong[0]!r}; there are {', '.join(PLANES)}")
     from semiseg.study.study import Study
-    from semiseg.suggestion.ranking import (
-        SuggestConfig,
-        case_views,
-        mark_suggested,
-        uncertainties,
-    )
+    from semiseg.suggestion.cohort import uncertainties
+    from semiseg.suggestion.ranking import SuggestConfig, case_views, mark_suggested
     from semiseg.suggestion.ranking import suggest as run
 
     study = Study.open(folder)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from semiseg.images.grid import Plane
+from semiseg.events import Json
+from semiseg.images.grid import PLANES, Plane
 from semiseg.study.case import Case
 from semiseg.study.ledger import Ledger
-from semiseg.suggestion.doubts import Doubts, PlaneDoubts
+from semiseg.study.study import Study
+from semiseg.suggestion.doubts import Doubts, PlaneDoubts, uncertainty_by_structure
 from semiseg.suggestion.geometry import Floats, Turned, axis_of, distance_mm, near
 from semiseg.suggestion.looks import Looks, PlaneLooks
+from semiseg.suggestion.places import Places
 
 _OTHER_CASE = 0.5  # at most so much does a slice tell of another scan's
 _OTHER_MODALITY = 0.5
@@ -25,12 +28,16 @@ _ABSENT = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class CaseView:
-    """What is known of one case."""
+    """What is known of one case; `places` of its looks' centers in the cohort's first body.
+
+    Without `places` those in its own body stand for them.
+    """
 
     case: Case
     ledger: Ledger
     looks: Looks
     doubts: Doubts
+    places: Places | None = None
 
     @property
     def turned(self) -> Turned:
@@ -42,7 +49,7 @@ class CaseView:
 class Node:
     """Some neighbouring slices of a case, of which one may be drawn: from `first` up to `end`.
 
-    Counted along the patient; `place` is that of their center in the body's extent, in [0, 1].
+    Counted along the patient; `place` is that of their center in the body's extent, 0 to 1.
     """
 
     case: int
@@ -95,13 +102,15 @@ def _nodes(number: int, view: CaseView, plane: Plane) -> list[Node]:
     looks, count = view.looks[plane], view.turned.shape_zyx[axis_of(plane)]
     borders = np.clip(looks.borders, 0, count)
     low, high = int(looks.centers[0]), int(looks.centers[-1])
+    own = (looks.centers - low) / max(1, high - low)
+    places = own if view.places is None else view.places[plane]
     return [
         Node(
             case=number,
             first=int(borders[k]),
             end=max(int(borders[k + 1]), int(borders[k]) + 1),
             center=int(center),
-            place=(int(center) - low) / max(1, high - low),
+            place=float(places[k]),
         )
         for k, center in enumerate(looks.centers)
     ]
@@ -250,3 +259,28 @@ def doubts_near(
     places = np.arange(count)
     kernel = near((places[first:end, None] - places[None, :]) * spacing_mm, reach_mm)
     return np.asarray(doubts.wrong_ml @ kernel.T, dtype=np.float32)
+
+
+def uncertainties(study: Study, views: Iterable[CaseView]) -> dict[str, Json]:
+    """Per case: "structures" {id: mean uncertainty} and "slices" {plane: one value per slice}.
+
+    Slices count as in the ledger; a slice's value is the mean over its structures. Cases of which
+    no program spoke are left out.
+    """
+    found: dict[str, Json] = {}
+    for view in views:
+        if not view.doubts.known:
+            continue
+        mean = uncertainty_by_structure(view.doubts, study.protocol.ids)
+        structures: dict[str, Json] = {str(i): round(value, 4) for i, value in mean.items()}
+        slices: dict[str, Json] = {plane: _by_slice(view, plane) for plane in PLANES}
+        found[view.case.id] = {"structures": structures, "slices": slices}
+    return found
+
+
+def _by_slice(view: CaseView, plane: Plane) -> list[Json]:
+    doubts = view.doubts.planes[plane]
+    area = doubts.area_mm2.sum(axis=0)
+    mean = (doubts.unsure * doubts.area_mm2).sum(axis=0) / np.maximum(area, 1e-6)
+    count = len(mean)
+    return [round(float(mean[view.turned.index(plane, k)]), 4) for k in range(count)]

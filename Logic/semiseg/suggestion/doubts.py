@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from semiseg.errors import SchemaError, StorageError
+from semiseg.events import Json
 from semiseg.images.grid import PLANES, Plane
 from semiseg.study.case import Case, CaseLabel, Origin, Prediction
 from semiseg.study.ledger import Ledger
@@ -17,10 +20,11 @@ from semiseg.study.study import Study
 from semiseg.suggestion.geometry import Floats, Turned, axis_of, distance_mm, near
 from semiseg.suggestion.kept import Arrays, kept
 
-_FORMAT = 1
+_FORMAT = 2
 _STAIRS = np.pi / 4  # a straight line at a random angle is so much shorter than its stairs
 _LEAST = 0.02
-_FIGURES = ("wrong_ml", "differ_mm2", "area_mm2", "contour_mm", "unsure")
+_BEFORE = 0.25  # a model that saw fewer slices counts half of what the propagation does
+_FIGURES = ("wrong_ml", "differ_mm2", "before_mm2", "area_mm2", "contour_mm", "unsure")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +32,15 @@ class PlaneDoubts:
     """Figures per structure and slice (S, n); slices are counted along the patient.
 
     `wrong_ml` is the volume that is expected to be wrong, less what done slices of other planes
-    make sure; `differ_mm2` the area where model and propagation say different things;
-    `area_mm2` and `contour_mm` what a drawing of the slice is expected to have; `unsure` the
-    mean uncertainty over the structure's voxels.
+    make sure; `differ_mm2` the area where model and propagation say different things,
+    `before_mm2` where the model and the one before it do; `area_mm2` and `contour_mm` what a
+    drawing of the slice is expected to have; `unsure` the mean uncertainty over the structure's
+    voxels.
     """
 
     wrong_ml: Floats
     differ_mm2: Floats
+    before_mm2: Floats
     area_mm2: Floats
     contour_mm: Floats
     unsure: Floats
@@ -58,12 +64,13 @@ def doubts_of(study: Study, case: Case, *, reach_mm: float) -> Doubts:
     """The doubts about a case's newest label and prediction, from the cache if nothing changed."""
     labels, predictions = study.label_versions(case.id), study.prediction_versions(case.id)
     ids = study.protocol.ids
-    newest = labels[-1:], predictions[-1:]
+    teacher = _before(study, case)
+    newest = labels[-1:], predictions[-1:], teacher
     key = f"{_FORMAT}-{case.image.sha256}-{newest}-{ids}-{reach_mm}"
     found = kept(
         _path(study, case),
         key,
-        lambda: _arrays(case, study.label(case.id), study.prediction(case.id), ids, reach_mm),
+        lambda: _arrays(case, _read(study, case, teacher), ids, reach_mm),
     )
     planes = {
         plane: PlaneDoubts(
@@ -75,23 +82,52 @@ def doubts_of(study: Study, case: Case, *, reach_mm: float) -> Doubts:
     return Doubts(planes=planes, by_model=bool(spoke[0]), by_propagation=bool(spoke[1]))
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Said:
+    """What was said of a case: the label, the model's and the earlier model's segmentation."""
+
+    label: CaseLabel | None
+    prediction: Prediction | None
+    before: Prediction | None
+
+
+def _before(study: Study, case: Case) -> int | None:
+    """The newest segmentation by another model than the newest one's.
+
+    An earlier round's model is a second opinion that costs nothing: teachers and partners of a
+    training are not kept with its model.
+    """
+    newest: Json = None
+    for number in reversed(study.prediction_versions(case.id)):
+        with contextlib.suppress(SchemaError, StorageError):  # told among the study's problems
+            model = study.prediction_info(case.id, number).info.get("model_id")
+            if newest is not None and model != newest:
+                return number
+            newest = model
+    return None
+
+
+def _read(study: Study, case: Case, before: int | None) -> _Said:
+    earlier = None
+    if before is not None:
+        with contextlib.suppress(SchemaError, StorageError):
+            earlier = study.prediction(case.id, before)
+    label, prediction = study.label(case.id), study.prediction(case.id)
+    return _Said(label=label, prediction=prediction, before=earlier)
+
+
 def _path(study: Study, case: Case) -> Path:
     return study.cache_dir / "suggestion" / case.id / "doubts.npz"
 
 
-def _arrays(
-    case: Case,
-    label: CaseLabel | None,
-    prediction: Prediction | None,
-    ids: Sequence[int],
-    reach_mm: float,
-) -> Arrays:
+def _arrays(case: Case, said: _Said, ids: Sequence[int], reach_mm: float) -> Arrays:
     turned = Turned(case.grid)
-    seen = _seen(label, prediction, case, ids)
-    ledger = Ledger() if label is None else label.ledger
+    seen = _seen(said, case, ids)
+    ledger = Ledger() if said.label is None else said.label.ledger
     views = _Views(
         expected=turned.view(seen.expected),
         other=turned.view(seen.other),
+        before=turned.view(seen.before),
         chance=turned.view(seen.chance),
         turned=turned,
         n_ids=len(ids),
@@ -111,29 +147,34 @@ def _arrays(
 class _Seen:
     """`expected` and `other` say which structure (1.. in the protocol's order), (z, y, x).
 
-    `other` is what the propagation says where it differs; `chance` is that of being wrong.
+    `other` is what the propagation says where it differs, `before` what the earlier model does;
+    `chance` is that of being wrong.
     """
 
     expected: NDArray[np.uint16]
     other: NDArray[np.uint16]
+    before: NDArray[np.uint16]
     chance: Floats
     by_model: bool
     by_propagation: bool
 
 
-def _seen(
-    label: CaseLabel | None, prediction: Prediction | None, case: Case, ids: Sequence[int]
-) -> _Seen:
+def _seen(said: _Said, case: Case, ids: Sequence[int]) -> _Seen:
+    label, prediction = said.label, said.prediction
     shape = case.grid.shape_zyx
     table = np.zeros(65536, dtype=np.uint16)
     table[list(ids)] = np.arange(1, len(ids) + 1)
     expected, chance = np.zeros(shape, np.uint16), np.zeros(shape, np.float32)
-    other = expected
+    other = before = expected
     carried = None if label is None else label.origin == Origin.PROPAGATED
     if prediction is not None:
         expected = table[prediction.array]
         chance = prediction.uncertainty / np.float32(2)  # 1: a toss-up
-        other = expected
+        other = before = expected
+    if said.before is not None and prediction is not None:
+        before = table[said.before.array]
+        sure = np.float32(_BEFORE) * (1 - said.before.uncertainty)
+        chance = np.maximum(chance, sure * (before != expected))
     if label is not None and carried is not None and carried.any():
         drawn = table[label.array]
         if prediction is None:
@@ -146,11 +187,12 @@ def _seen(
     if label is not None:
         human = by_human(label.origin)
         expected = np.where(human, table[label.array], expected)
-        other = np.where(human, expected, other)
+        other, before = (np.where(human, expected, one) for one in (other, before))
         chance = np.where(human, np.float32(0), chance)
     return _Seen(
         expected=expected,
         other=other,
+        before=before,
         chance=chance,
         by_model=prediction is not None,
         by_propagation=carried is not None and bool(carried.any()),
@@ -163,6 +205,7 @@ class _Views:
 
     expected: NDArray[np.uint16]
     other: NDArray[np.uint16]
+    before: NDArray[np.uint16]
     chance: Floats
     turned: Turned
     n_ids: int
@@ -174,23 +217,36 @@ class _Views:
         places = np.nonzero(self.chance > _LEAST)
         chance = self.chance[places]
         said, also = self.expected[places], self.other[places]
+        earlier = self.before[places]
         settled = np.maximum.reduce([line[where] for line, where in zip(sure, places, strict=True)])
-        owner = np.where(said > 0, said, also)
+        owner = np.where(said > 0, said, np.where(also > 0, also, earlier))
         wrong = self._sum(axis, places, owner, chance * (1 - settled))
         doubt = self._sum(axis, places, owner, chance)
         drawn = np.nonzero(self.expected)
         area = self._sum(axis, drawn, self.expected[drawn], None)
-        differ = self._sum(axis, places, also, (said != also).astype(np.float32))
-        differ += self._sum(axis, places, said, (said != also).astype(np.float32))
+        differ = self._differing(axis, places, said, also)
+        before = self._differing(axis, places, said, earlier)
         shared = _share_background(wrong, contour_mm)
         unsure = 2 * doubt[1:] / np.maximum(area[1:], 1)
         return {
             "wrong_ml": shared * np.float32(pixel_mm2 * spacing[axis] / 1000),
             "differ_mm2": differ[1:] * np.float32(pixel_mm2),
+            "before_mm2": before[1:] * np.float32(pixel_mm2),
             "area_mm2": area[1:] * np.float32(pixel_mm2),
             "contour_mm": contour_mm,
             "unsure": np.minimum(unsure, 1).astype(np.float32),
         }
+
+    def _differing(
+        self,
+        axis: int,
+        places: tuple[NDArray[np.int64], ...],
+        said: NDArray[np.uint16],
+        other: NDArray[np.uint16],
+    ) -> Floats:
+        """(S + 1, n): voxels in which only one of both says a structure."""
+        apart = (said != other).astype(np.float32)
+        return self._sum(axis, places, said, apart) + self._sum(axis, places, other, apart)
 
     def contours_mm(self) -> dict[Plane, Floats]:
         """Expected length of the contours (S, n) in each plane."""

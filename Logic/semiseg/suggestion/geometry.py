@@ -44,6 +44,16 @@ class Turned:
         axis = axis_of(plane)
         return self.shape_zyx[axis] - 1 - number if self._turn.flips[axis] else number
 
+    def to_mm_zyx(self, index_zyx: NDArray[np.float64]) -> NDArray[np.float64]:
+        """LPS millimetres (N, 3) in the order z, y, x of turned voxel coordinates (N, 3)."""
+        matrix = self._turn.grid.affine_lps
+        return np.asarray((index_zyx[:, ::-1] @ matrix[:3, :3].T + matrix[:3, 3])[:, ::-1])
+
+    def to_index_zyx(self, mm_zyx: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The inverse of `to_mm_zyx`."""
+        back = np.linalg.inv(self._turn.grid.affine_lps)
+        return np.asarray((mm_zyx[:, ::-1] @ back[:3, :3].T + back[:3, 3])[:, ::-1])
+
     def done(self, ledger: Ledger, plane: Plane, structure_id: int) -> NDArray[np.int64]:
         """The slices that are done for a structure, counted along the patient, rising."""
         numbers = [self.index(plane, number) for number in ledger.done(plane, structure_id)]

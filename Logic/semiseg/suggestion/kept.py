@@ -23,7 +23,7 @@ def kept(path: Path, key: str, make: Callable[[], Arrays]) -> dict[str, NDArray[
 
     A cache that cannot be read or written costs time, nothing else.
     """
-    found = _read(path, key)
+    found = known(path, key)
     if found is None:
         found = dict(make())
         content = io.BytesIO()
@@ -34,7 +34,8 @@ def kept(path: Path, key: str, make: Callable[[], Arrays]) -> dict[str, NDArray[
     return found
 
 
-def _read(path: Path, key: str) -> dict[str, NDArray[np.generic]] | None:
+def known(path: Path, key: str) -> dict[str, NDArray[np.generic]] | None:
+    """The arrays in `path` if they were made under `key`, else None."""
     try:
         with np.load(path, allow_pickle=False) as content:
             found = {name: content[name] for name in content.files}

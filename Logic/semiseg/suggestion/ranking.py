@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import get_args
 
 import numpy as np
@@ -16,9 +16,10 @@ from semiseg.images.grid import PLANES, Plane
 from semiseg.study.ledger import FINISHED, Ledger, SliceState
 from semiseg.study.study import Study
 from semiseg.suggestion.cohort import Board, CaseView, Node, board_of, doubts_near
-from semiseg.suggestion.doubts import doubts_of, uncertainty_by_structure
+from semiseg.suggestion.doubts import doubts_of
 from semiseg.suggestion.geometry import Floats, axis_of, distance_mm
 from semiseg.suggestion.looks import looks_of
+from semiseg.suggestion.places import places_of
 from semiseg.suggestion.words import Facts, reason
 
 _OTHER_PLANE = 0.5  # a scan is drawn in one plane, unless another is much better
@@ -30,7 +31,8 @@ class SuggestConfig:
 
     `at` is the case that is open now. A drawn slice tells of others up to about `reach_mm` away.
     The minutes are `slice_s` per slice, `case_s` for opening another case and the contours'
-    length at `mm_per_s`.
+    length at `mm_per_s`. Before programs spoke, scans are brought to one body for up to
+    `register_s` per call.
     """
 
     n: int = 5
@@ -41,6 +43,7 @@ class SuggestConfig:
     slice_s: float = 10.0
     case_s: float = 20.0
     mm_per_s: float = 8.0
+    register_s: float = 1.0
 
     def __post_init__(self) -> None:
         check_range("n", self.n, 1, 1000)
@@ -48,6 +51,7 @@ class SuggestConfig:
         check_range("slice_s", self.slice_s, 0.1, 3600.0)
         check_range("case_s", self.case_s, 0.0, 3600.0)
         check_range("mm_per_s", self.mm_per_s, 0.1, 1000.0)
+        check_range("register_s", self.register_s, 0.0, 1e6)
         for plane in self.planes:
             check_choice("plane", plane, get_args(Plane))
         if not self.planes:
@@ -121,32 +125,17 @@ def case_views(study: Study, config: SuggestConfig, emit: Emit = ignore) -> tupl
         except SemiSegError as error:
             data = {"case": case.id, "error": str(error)}
         progress.update(number, f"looking at {case.name}", data)
-    return tuple(views)
+    return _placed(study, views, config)
 
 
-def uncertainties(study: Study, views: Iterable[CaseView]) -> dict[str, Json]:
-    """Per case: "structures" {id: mean uncertainty} and "slices" {plane: one value per slice}.
-
-    Slices count as in the ledger; a slice's value is the mean over its structures. Cases of which
-    no program spoke are left out.
-    """
-    found: dict[str, Json] = {}
-    for view in views:
-        if not view.doubts.known:
-            continue
-        mean = uncertainty_by_structure(view.doubts, study.protocol.ids)
-        structures: dict[str, Json] = {str(i): round(value, 4) for i, value in mean.items()}
-        slices: dict[str, Json] = {plane: _by_slice(view, plane) for plane in PLANES}
-        found[view.case.id] = {"structures": structures, "slices": slices}
-    return found
-
-
-def _by_slice(view: CaseView, plane: Plane) -> list[Json]:
-    doubts = view.doubts.planes[plane]
-    area = doubts.area_mm2.sum(axis=0)
-    mean = (doubts.unsure * doubts.area_mm2).sum(axis=0) / np.maximum(area, 1e-6)
-    count = len(mean)
-    return [round(float(mean[view.turned.index(plane, k)]), 4) for k in range(count)]
+def _placed(study: Study, views: Sequence[CaseView], config: SuggestConfig) -> tuple[CaseView, ...]:
+    """With places in one body, where a case of which no program spoke needs them."""
+    if all(view.doubts.known for view in views):
+        return tuple(views)
+    looks = {view.case.id: view.looks for view in views}
+    cases = [view.case for view in views]
+    found = places_of(study, cases, looks, seconds=config.register_s)
+    return tuple(replace(view, places=found.get(view.case.id)) for view in views)
 
 
 def mark_suggested(study: Study, suggestions: Iterable[SliceSuggestion]) -> None:
@@ -356,7 +345,7 @@ class _Search:
         view, figures = self._views[node.case], self._views[node.case].doubts.planes[board.plane]
         told = board.present[:, number, None] * board.alike[number]
         news = np.maximum(told - plane.covered, 0) * board.demand
-        row = int(news.sum(axis=1).argmax()) if view.doubts.known else None
+        row = int(news.sum(axis=1).argmax())
         reached = {
             n.case
             for k, n in enumerate(board.nodes)
@@ -365,12 +354,14 @@ class _Search:
         axis = axis_of(board.plane)
         done = self._done(view, node.case, board.plane)
         gaps = distance_mm(view.turned.shape_zyx[axis], done, view.turned.spacing_mm_zyx[axis])
+        known = view.doubts.known
         return Facts(
-            row=row,
+            row=row if known else None,
             by_model=view.doubts.by_model,
             by_propagation=view.doubts.by_propagation,
-            differ_mm2=0.0 if row is None else float(figures.differ_mm2[row, place]),
-            unsure=0.0 if row is None else float(figures.unsure[row, place]),
+            differ_mm2=float(figures.differ_mm2[row, place]) if known else 0.0,
+            before_mm2=float(figures.before_mm2[row, place]) if known else 0.0,
+            unsure=float(figures.unsure[row, place]) if known else 0.0,
             nearest_mm=float(gaps[place]),
             others=len(reached - {node.case}),
             n_cases=len(self._views),

@@ -12,7 +12,9 @@ _UNSURE = 0.15
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What speaks for a slice; `row` is the structure that gains most, None before any program.
+    """What speaks for a slice: where model and propagation differ, where it and the model before.
+
+    `row` is the structure that gains most, None before any program.
 
     `others` counts further scans that the slice tells something of, `nearest_mm` is infinite
     where no slice of the plane is done.
@@ -26,6 +28,7 @@ class Facts:
     nearest_mm: float
     others: int
     n_cases: int
+    before_mm2: float = 0.0
 
 
 def reason(facts: Facts, names: Sequence[str]) -> str:
@@ -43,6 +46,11 @@ def _doubt(facts: Facts, names: Sequence[str]) -> str:
         return (
             f"the model and the propagation disagree on the {name} here "
             f"({facts.differ_mm2 / 100:.1f} cm²)"
+        )
+    if facts.by_model and facts.before_mm2 >= _DIFFER_MM2:
+        return (
+            f"the model and the one before it disagree on the {name} here "
+            f"({facts.before_mm2 / 100:.1f} cm²)"
         )
     who = "the model" if facts.by_model else "the propagation"
     if facts.unsure >= _UNSURE:
