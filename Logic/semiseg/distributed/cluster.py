@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import time
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
@@ -30,6 +31,7 @@ _POLL_S = 0.5
 _SAY_FULL_AFTER_S = 10.0
 _KEPT_FILES = 16  # in the cluster's memory beyond those of tasks at work
 _STARTS = 3
+_ANSWER_S = 5.0
 
 
 class RayExecutor:
@@ -264,6 +266,7 @@ def connected(address: str) -> tuple[ModuleType, bool]:
         ) from error
     if ray.is_initialized():
         return ray, False
+    _require_answer(address)
     try:
         ray.init(
             address=address,
@@ -272,8 +275,24 @@ def connected(address: str) -> tuple[ModuleType, bool]:
             logging_level=logging.ERROR,
         )
     except (ConnectionError, ValueError, RuntimeError, OSError, ray.exceptions.RayError) as error:
-        raise JobError(f"cannot use the cluster at {address}: {short(error)}") from error
+        raise JobError(
+            f"cannot use the cluster at {address}: {short(error)}; check that RAY_AUTH_MODE, the "
+            "token and the versions of Ray and Python are those of the cluster"
+        ) from error
     return ray, True
+
+
+def _require_answer(address: str) -> None:
+    """JobError where nothing listens; Ray itself would try for minutes."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if not colon or not port.isdecimal():
+        return  # "auto" and the like: Ray knows where
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        raise JobError(
+            f"nothing answers at {address} ({error}); check the address, and that the cluster runs"
+        ) from error
 
 
 def gpus_each(ray: ModuleType, device: Device) -> int:
