@@ -22,6 +22,7 @@ from semiseg.cli import (
     doctor,
     history,
     models,
+    remote,
     results,
     study_commands,
     suggest,
@@ -98,6 +99,7 @@ app.add_typer(study_commands.app, name="study")
 app.add_typer(dicom.app, name="dicom")
 app.add_typer(history.app, name="history")
 app.add_typer(models.app, name="model")
+app.add_typer(remote.app, name="run")
 annotate.register(app)
 suggest.register(app)
 work.register(app)
