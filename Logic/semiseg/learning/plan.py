@@ -24,6 +24,7 @@ _WIDTHS_PER_VOXEL = 5.0
 _SMALLEST_SIDE = 16
 _SMALLEST_ROOM = 40**3
 _FINER_AT_MOST = 0.7
+_COARSER = 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
