@@ -6,11 +6,13 @@ halves its input five times, which patches of a few slices do not bear; hence on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from semiseg.config import MODALITIES, Modality
 from semiseg.networks import NetworkSpec, conv_block
@@ -26,7 +28,7 @@ WEIGHTS: Mapping[str, float] = {
 _CONV: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 _UP: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 _NORM: dict[int, Callable[..., nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
-_RESIDUAL_BLOCKS = 3
+_RESIDUAL_BLOCKS = 2
 _LARGEST_GREY = 0.95
 _EDGE_NOISE = 0.1
 ByModality = Mapping[Modality, Tensor]
@@ -35,9 +37,9 @@ ByModality = Mapping[Modality, Tensor]
 class Generator(nn.Module):
     """Grey values (B, 1, *) in [-1, 1] to those of the other modality.
 
-    Two strided convolutions, three residual blocks, and back; what comes out is added to the
-    image's own greys before tanh, so that an untrained generator changes little. No convolution
-    runs at full resolution. A `variational` one adds noise of variance 1 to the deepest features
+    Two strided convolutions, two residual blocks, and back; what comes out is added to the image's
+    own greys before tanh, so that an untrained generator changes little. No convolution runs at
+    full resolution. A `variational` one adds noise of variance 1 to the deepest features
     in training (as Liu et al., NIPS 2017, do), whose divergence from N(0, 1) is then a loss.
     """
 
@@ -46,14 +48,14 @@ class Generator(nn.Module):
         width, dims, flat = spec.channels[0], spec.dims, spec.within_slices
         first, second = _two_steps(spec)
         one = (1,) * dims
-        self.enter = _conv(dims, 1, width, first)
+        self.enter = Blocks(dims, width, first)
         self.down = conv_block(width, 2 * width, 1, second, flat=flat)
         self.code = _CONV[dims](2 * width, 2 * width, 1) if variational else None
         self.middle = nn.ModuleList(
-            conv_block(2 * width, 2 * width, 2, one, flat=flat) for _ in range(_RESIDUAL_BLOCKS)
+            conv_block(2 * width, 2 * width, 1, one, flat=flat) for _ in range(_RESIDUAL_BLOCKS)
         )
         self.up = _UP[dims](2 * width, width, second, second)
-        self.merge = conv_block(width, width, 1, one, flat=flat)
+        self.merge = nn.Sequential(_CONV[dims](width, width, 1), nn.LeakyReLU(0.2, inplace=True))
         self.leave = _UP[dims](width, 1, first, first)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,8 +70,30 @@ class Generator(nn.Module):
         for block in self.middle:
             deep = deep + block(deep)
         change = self.leave(self.merge(self.up(deep) + fine)).float()
-        own = (image.float().clamp(-1, 1) * _LARGEST_GREY).atanh()
+        own = (image.float() * _LARGEST_GREY).atanh()
         return torch.tanh(own + change), divergence
+
+
+class Blocks(nn.Module):
+    """Blocks of `step` voxels side by side, each to `width` features.
+
+    The same as a convolution that strides as far as its kernel reaches, in less time on a CPU.
+    """
+
+    def __init__(self, dims: int, width: int, step: tuple[int, ...]) -> None:
+        super().__init__()
+        self.step = step
+        self.mix = _CONV[dims](math.prod(step), width, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, width, *) of `image` (B, 1, *), coarser by `step`."""
+        n, sides = len(self.step), [s // t for s, t in zip(image.shape[2:], self.step, strict=True)]
+        split = [value for pair in zip(sides, self.step, strict=True) for value in pair]
+        blocks = image.reshape(len(image), *split)
+        within, between = range(2, 2 * n + 1, 2), range(1, 2 * n, 2)
+        stacked = blocks.permute(0, *within, *between).reshape(len(image), -1, *sides)
+        found: Tensor = functional.leaky_relu(self.mix(stacked), 0.2)
+        return found
 
 
 class Discriminator(nn.Module):
@@ -81,9 +105,9 @@ class Discriminator(nn.Module):
         first, second = _two_steps(spec)
         one = (1,) * dims
         self.layers = nn.Sequential(
-            _conv(dims, 1, width, first),
-            _conv(dims, width, 2 * width, second, norm=True),
-            _conv(dims, 2 * width, 2 * width, one, norm=True),
+            Blocks(dims, width, first),
+            _conv(dims, width, 2 * width, second),
+            _conv(dims, 2 * width, 2 * width, one),
             _CONV[dims](2 * width, 1, 1),
         )
 
@@ -119,7 +143,11 @@ class Translation(nn.Module):
         self.discriminators = nn.ModuleDict({m: Discriminator(spec) for m in MODALITIES})
 
     def forward(self, real: ByModality) -> Translated:
-        """Everything that the losses look at; one modality may have no image."""
+        """Everything that the losses look at; one modality may have no image.
+
+        Grey values beyond [-1, 1] are clipped.
+        """
+        real = {modality: image.clamp(-1, 1) for modality, image in real.items()}
         made: dict[Modality, Tensor] = {}
         same: dict[Modality, Tensor] = {}
         returned: dict[Modality, Tensor] = {}
@@ -211,13 +239,13 @@ def _two_steps(spec: NetworkSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return steps[0], steps[1] if len(steps) > 1 else (1,) * spec.dims
 
 
-def _conv(
-    dims: int, n_in: int, n_out: int, stride: tuple[int, ...], *, norm: bool = False
-) -> nn.Sequential:
-    """Convolution of three voxels along each axis, instance norm where asked, leaky ReLU."""
-    layers = [_CONV[dims](n_in, n_out, 3, stride=stride, padding=1, bias=not norm)]
-    layers += [_NORM[dims](n_out, affine=True)] if norm else []
-    return nn.Sequential(*layers, nn.LeakyReLU(0.2, inplace=True))
+def _conv(dims: int, n_in: int, n_out: int, stride: tuple[int, ...]) -> nn.Sequential:
+    """Convolution of three voxels along each axis, instance norm, leaky ReLU."""
+    return nn.Sequential(
+        _CONV[dims](n_in, n_out, 3, stride=stride, padding=1, bias=False),
+        _NORM[dims](n_out, affine=True),
+        nn.LeakyReLU(0.2, inplace=True),
+    )
 
 
 def _mean(values: Tensor) -> Tensor:

@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn import functional
 
 from semiseg.networks import NetworkSpec
 from semiseg.translation import (
     WEIGHTS,
+    Blocks,
     Discriminator,
     Generator,
     Translated,
@@ -76,8 +78,24 @@ def test_an_untrained_generator_without_change_gives_the_image_back() -> None:
     generator = Generator(FLAT, variational=False)
     torch.nn.init.zeros_(generator.leave.weight)
     torch.nn.init.zeros_(generator.leave.bias)
-    image = images(8, 8)["CT"] * 2
-    assert torch.allclose(generator(image)[0], 0.95 * image.clamp(-1, 1), atol=1e-6)
+    image = images(8, 8)["CT"]
+    assert torch.allclose(generator(image)[0], 0.95 * image, atol=1e-6)
+
+
+def test_grey_values_out_of_range_are_clipped_before() -> None:
+    real = images(8, 8)
+    far = {name: image * 3 for name, image in real.items()}
+    found = made()(far)
+    assert all(torch.equal(found.real[name], far[name].clamp(-1, 1)) for name in far)
+    assert all(torch.isfinite(image).all() for image in found.made.values())
+
+
+def test_blocks_are_a_convolution_that_strides_as_far_as_it_reaches() -> None:
+    image = torch.randn(2, 1, 4, 6, 8)
+    blocks = Blocks(3, 5, (1, 2, 4))
+    kernel = blocks.mix.weight.view(5, 1, 1, 2, 4)
+    expected = functional.conv3d(image, kernel, blocks.mix.bias, stride=(1, 2, 4))
+    assert torch.allclose(blocks(image), functional.leaky_relu(expected, 0.2), atol=1e-6)
 
 
 def test_least_squares_have_the_known_values() -> None:
