@@ -24,7 +24,7 @@ from semiseg.processes import kill_descendants
 
 _AHEAD = 2  # tasks a worker holds: one at work, one so that it need not wait for the driver
 _POLL_S = 0.2
-_GRACE_S = 5.0
+_GRACE_S = 2.0
 _STARTS = 3  # of a process that ends before it is ready
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
 _Reports: TypeAlias = "queue.SimpleQueue[Report | JobError | None]"
@@ -63,7 +63,9 @@ class LocalExecutor:
     def close(self) -> None:
         """End the processes: orderly, for they have nothing to do."""
         for worker in self._workers:
-            worker.close()
+            worker.dismiss()
+        for worker in self._workers:
+            worker.join()
 
     def room(self) -> bool:
         """Whether a worker has fewer tasks than it may hold."""
@@ -133,9 +135,12 @@ class _Worker:
             kill_descendants(process.pid)
             process.kill()
 
-    def close(self) -> None:
-        """End the process when it has done what is queued, and wait for that."""
+    def dismiss(self) -> None:
+        """End the process when it has done what is queued."""
         self._inbox.put(None)
+
+    def join(self) -> None:
+        """Wait until it has ended."""
         self._thread.join()
 
     def _serve(self) -> None:
