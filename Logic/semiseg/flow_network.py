@@ -21,6 +21,7 @@ _UP: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTra
 _NORM: dict[int, Callable[..., nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 _SLOPE = 0.1
 _FIRST_FLOW = 1e-2
+_ALL = (slice(None), slice(None))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,7 @@ class FlowNetwork(nn.Module):
 
     def _inputs(self, level: int) -> int:
         spec = self.spec
-        cost = (2 * spec.radii[level] + 1) ** spec.dims
+        cost = int((2 * spec.radii[level] + 1) ** spec.dims)
         coarsest = level == len(spec.channels) - 1
         return cost + spec.channels[level] + (0 if coarsest else spec.dims + spec.hidden)
 
@@ -115,13 +116,13 @@ def cost_volume(target: Tensor, atlas: Tensor, radius: int) -> Tensor:
     costs = []
     for shift in itertools.product(range(2 * radius + 1), repeat=dims):
         part = [slice(s, s + n) for s, n in zip(shift, shape, strict=True)]
-        costs.append((target * padded[(..., *part)]).mean(dim=1))
+        costs.append((target * padded[(*_ALL, *part)]).mean(dim=1))
     return torch.stack(costs, dim=1)
 
 
 def _fitted(values: Tensor, like: Tensor) -> Tensor:
     """`values` cut to the sides of `like`, which were odd before they were halved."""
-    return values[(..., *(slice(n) for n in like.shape[2:]))]
+    return values[(*_ALL, *(slice(n) for n in like.shape[2:]))]
 
 
 def _encoder(spec: FlowSpec) -> nn.ModuleList:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -29,10 +29,11 @@ from semiseg.errors import (
     require_all,
 )
 from semiseg.events import Emit, Event, Json, Progress, ignore
-from semiseg.images.grid import Grid, Orientation, canonical
+from semiseg.images.grid import Grid, canonical
 from semiseg.images.reading import Image
 from semiseg.images.resampling import spaced_grid
-from semiseg.models import Model, Network, Sight, load_model, look, require_fit
+from semiseg.models import Model, Network, Sight, load_model, look, look_at_whole, require_fit
+from semiseg.own_grid import Target
 from semiseg.resources import usable_memory, usable_threads
 from semiseg.sliding import (
     BAND_BYTES,
@@ -40,10 +41,7 @@ from semiseg.sliding import (
     WindowPlan,
     Zyx,
     count_windows,
-    label_and_uncertainty,
     stream_probabilities,
-    tempered,
-    upsample,
     window_plans,
 )
 from semiseg.study.case import Case
@@ -91,14 +89,18 @@ def predict_image(
     _check_modality(model, modality, notes)
     require_memory(model, image.grid)
     flips = _flips(model, config, notes)
-    target = _Target(canonical(image.grid), model.classes, model.temperature)
-    ready = to_training_grid(image, modality, model.spacing_mm_zyx)
-    sight = look(model, ready, modality, companions)
+    target = Target(canonical(image.grid), model.classes, model.temperature)
+    if model.frame is not None:
+        sight = look_at_whole(model, model.frame, image, modality)
+    else:
+        ready = to_training_grid(image, modality, model.spacing_mm_zyx)
+        sight = look(model, ready, modality, companions)
+        del ready
     for text in sight.notes:
         notes.say(text)
     run = _Way(model=model, network=sight.network, overlap=config.overlap, flips=flips)
     plan = _segment(run, sight, target, notes)
-    del ready, sight  # as large as the image; the clean-up needs the room
+    del sight  # as large as the image; the clean-up needs the room
     removed: dict[int, int] = {}
     if config.clean_up:
         emit(Event(kind="progress", phase="predict", message="removing loose islands"))
@@ -154,32 +156,6 @@ class _Notes:
         self.emit(Event(kind="progress", phase="predict", message=text))
 
 
-class _Target:
-    """The result on the image's own grid, written through views turned to S, P, L."""
-
-    def __init__(
-        self, orientation: Orientation, classes: tuple[int, ...], temperature: float
-    ) -> None:
-        shape = orientation.source.shape_zyx
-        self.label = np.zeros(shape, dtype=np.uint16)
-        self.uncertainty = np.zeros(shape, dtype=np.float32)
-        flips = tuple(slice(None, None, -1 if flip else 1) for flip in orientation.flips)
-        self._label = self.label.transpose(orientation.axes)[flips]
-        self._uncertainty = self.uncertainty.transpose(orientation.axes)[flips]
-        self._ids = np.asarray(classes, dtype=np.uint16)
-        self._temperature = temperature
-        self.shape_zyx = orientation.grid.shape_zyx
-
-    def fill(self, chunks: Iterable[Tensor], training_zyx: Zyx) -> None:
-        """Most probable structures and entropy of probabilities (C, n, *) on the training grid."""
-        for first, probabilities in upsample(chunks, training_zyx, self.shape_zyx):
-            sober = tempered(probabilities, self._temperature)
-            channel, uncertainty = label_and_uncertainty(sober)
-            part = slice(first, first + channel.shape[0])
-            self._label[part] = self._ids[channel.cpu().numpy()]
-            self._uncertainty[part] = uncertainty.cpu().numpy()
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Way:
     """How one image is segmented."""
@@ -195,7 +171,7 @@ class _Way:
         return _predictor(self.network, self.flips)
 
 
-def _segment(way: _Way, sight: Sight, target: _Target, notes: _Notes) -> WindowPlan:
+def _segment(way: _Way, sight: Sight, target: Target, notes: _Notes) -> WindowPlan:
     """Fill `target`; the plan that the memory sufficed for."""
     image, shape = torch.from_numpy(sight.volumes), sight.shape_zyx
     for plan in _plans(way.model, shape, way.overlap):
@@ -206,7 +182,10 @@ def _segment(way: _Way, sight: Sight, target: _Target, notes: _Notes) -> WindowP
             predictor, image, plan, fill=sight.fill, on_windows=progress.update
         )
         try:
-            target.fill(chunks, shape)
+            if way.model.frame is not None and sight.start is not None:
+                target.fill_from_frame(chunks, way.model.frame, sight.start)
+            else:
+                target.fill(chunks, shape)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -256,7 +235,7 @@ def _logits(network: Network, windows: Tensor) -> Tensor:
 
 
 def _plans(model: Model, shape_zyx: Zyx, overlap: float) -> list[WindowPlan]:
-    return window_plans(
+    plans = window_plans(
         shape_zyx,
         len(model.classes),
         window_zyx=model.window_zyx,
@@ -264,6 +243,7 @@ def _plans(model: Model, shape_zyx: Zyx, overlap: float) -> list[WindowPlan]:
         overlap=overlap,
         device=model.device,
     )
+    return plans if model.frame is None else [p for p in plans if p.window_zyx == model.window_zyx]
 
 
 def _flips(model: Model, config: PredictConfig, notes: _Notes) -> tuple[tuple[int, ...], ...]:
@@ -330,7 +310,7 @@ def predict(
         said = _Relay(emit, progress, before, shares[number], f"segmenting {case.name}")
         try:
             versions[case.id] = _predict_case(study, model, record.id, case, config, said)
-            data = _saved(study, case.id, versions[case.id])
+            data = saved_data(study, case.id, versions[case.id])
             message = f"{case.name} is segmented"
         except SemiSegError as error:
             if isinstance(error, StorageError | CancelledError):
@@ -349,7 +329,8 @@ def _ready_model(study: Study, folder: Path, config: PredictConfig, emit: Emit) 
     return model
 
 
-def _saved(study: Study, case_id: str, version: int) -> dict[str, Json]:
+def saved_data(study: Study, case_id: str, version: int) -> dict[str, Json]:
+    """What the event of a saved prediction holds."""
     info = study.prediction_info(case_id, version).info
     figures = {"model": info.get("model_id"), "uncertainty": info.get("uncertainty")}
     return {"case": case_id, "saved": True, "version": version, **figures}
@@ -380,9 +361,22 @@ def _predict_case(
     found = predict_image(
         model, study.image(case.id), case.modality, config, emit, companions=companions
     )
+    return save_prediction(study, case, found, model=(model_id, model.name), config=config)
+
+
+def save_prediction(
+    study: Study,
+    case: Case,
+    found: PredictionArrays,
+    *,
+    model: tuple[int, str],
+    config: PredictConfig,
+) -> int:
+    """Keep what `predict_image` found with the model of this id and name; the version."""
+    model_id, name = model
     removed = {str(i): n * case.grid.voxel_ml for i, n in found.removed_voxels.items()}
     info: dict[str, Json] = {
-        "model": model.name,
+        "model": name,
         "device": found.device,
         "window_zyx": list(found.window_zyx),
         "seconds": round(found.seconds, 2),

@@ -20,8 +20,11 @@ from semiseg.data.companions import Companions, on_grid, stacked
 from semiseg.data.training_grid import TrainingImage
 from semiseg.errors import ConfigError, SchemaError, StudyError
 from semiseg.images.grid import Triple
+from semiseg.images.reading import Image
 from semiseg.methods.base import Method, MethodSettings, build_method
+from semiseg.methods.frame import Frame
 from semiseg.networks import NetworkSpec
+from semiseg.registration.start import Start
 from semiseg.study.fields import Fields
 from semiseg.study.protocol import LARGEST_ID, Protocol
 from semiseg.study.storage import read_json
@@ -39,7 +42,8 @@ class Model:
     `network` holds all weights and maps (B, 1, *) to logits (B, C, *); it is 2-D where windows are
     one slice deep. `predictors` are what does so for images of one modality alone. `streams` are
     the kinds of volumes of a case that it knows, if it looks at several: then `joint` gives, for
-    those that are there, what maps all volumes (B, K, *) to logits.
+    those that are there, what maps all volumes (B, K, *) to logits. With a `frame` it sees whole
+    scans, placed on that.
     `classes[c]` is the structure id of channel c, 0 for background. `mirror_axes` are the axes
     (0 z, 1 y, 2 x) along which it learned from mirrored images too. Sides of windows must be
     multiples of `multiple_zyx`. `temperature` tells how far probabilities are to be trusted: above
@@ -61,6 +65,7 @@ class Model:
     predictors: Mapping[Modality, Network] = field(default_factory=dict)
     streams: tuple[str, ...] = ()
     joint: Callable[[tuple[bool, ...]], Network] | None = None
+    frame: Frame | None = None
 
     def predictor(self, modality: Modality) -> Network:
         """What maps images of `modality` to logits, with the weights of `network`."""
@@ -83,7 +88,7 @@ def load_model(folder: Path, device: torch.device) -> Model:
         raise SchemaError(f"{fields.where}: {error}; update SemiSeg, or train anew") from error
     classes = _classes(fields, spec)
     window = _window(fields, spec)
-    _load_weights(method.modules, folder / WEIGHTS, where)
+    _load_weights(method, folder / WEIGHTS, where)
     return Model(
         name=fields.text("name", where),
         network=_Predicting(method).to(device).eval(),
@@ -100,6 +105,7 @@ def load_model(folder: Path, device: torch.device) -> Model:
         predictors={modality: method.predictor(modality) for modality in MODALITIES},
         streams=streams,
         joint=method.joint_predictor if streams else None,
+        frame=cast(Frame, method.modules["frame"]) if method.uses_frame else None,
     )
 
 
@@ -131,13 +137,15 @@ def require_fit(model: Model, protocol: Protocol, study_id: str) -> None:
 class Sight:
     """What a model sees of a case: `volumes` (D, H, W) or (K, D, H, W), and what segments them.
 
-    Beyond their edge lies `fill`; `notes` are for the user.
+    Beyond their edge lies `fill`; `notes` are for the user. `start` leads from the model's frame to
+    the case, where it has one.
     """
 
     volumes: NDArray[np.float32]
     network: Network
     fill: float
     notes: tuple[str, ...] = ()
+    start: Start | None = None
 
     @property
     def shape_zyx(self) -> Zyx:
@@ -161,6 +169,13 @@ def look(
     if not any(present):
         return replace(alone, notes=notes)
     return Sight(volumes=volumes, network=model.joint(present), fill=ready.fill, notes=notes)
+
+
+def look_at_whole(model: Model, frame: Frame, image: Image, modality: Modality) -> Sight:
+    """The scan on the model's `frame`."""
+    values, start = frame.place_image(image, modality)
+    network, fill = model.predictor(modality), float(values.min())
+    return Sight(volumes=values, network=network, fill=fill, start=start)
 
 
 def _notes(model: Model, stream: str, present: tuple[bool, ...]) -> tuple[str, ...]:
@@ -190,7 +205,7 @@ class _Predicting(nn.Module):
         return self._predict(image)
 
 
-def _load_weights(modules: nn.Module, path: Path, where: str) -> None:
+def _load_weights(method: Method, path: Path, where: str) -> None:
     remedy = "choose another model, or train anew"
     try:
         weights = load_file(path)
@@ -198,7 +213,8 @@ def _load_weights(modules: nn.Module, path: Path, where: str) -> None:
         raise SchemaError(f"{where} has no weights ({path} is missing); {remedy}") from error
     except (SafetensorError, OSError) as error:
         raise SchemaError(f"the weights of {where} are corrupt ({error}); {remedy}") from error
-    expected = modules.state_dict()
+    method.make_room(weights)
+    expected = method.modules.state_dict()
     wrong = sorted(set(expected) ^ set(weights))
     if wrong:
         raise SchemaError(
@@ -213,7 +229,7 @@ def _load_weights(modules: nn.Module, path: Path, where: str) -> None:
             )
         if not torch.isfinite(values).all():
             raise SchemaError(f"the weights of {where} hold values that are no numbers; {remedy}")
-    modules.load_state_dict(weights)
+    method.modules.load_state_dict(weights)
 
 
 def _classes(fields: Fields, spec: NetworkSpec) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ NCC_WINDOW = 9
 _NCC_EPSILON = 1e-5
 _APART = 2
 _PATCH = 3
+_ALL = (slice(None), slice(None))
 
 
 def local_ncc2(one: Tensor, other: Tensor, window: int = NCC_WINDOW) -> Tensor:
@@ -24,7 +25,8 @@ def local_ncc2(one: Tensor, other: Tensor, window: int = NCC_WINDOW) -> Tensor:
     a, b, aa, bb, ab = (box_mean(stacked, window) * count).split(1, dim=1)
     cross = ab - a * b / count
     spread = (aa - a * a / count).clamp(min=0) * (bb - b * b / count).clamp(min=0)
-    return cross.square() / (spread + _NCC_EPSILON)
+    likeness: Tensor = cross.square() / (spread + _NCC_EPSILON)
+    return likeness
 
 
 def self_similarity(image: Tensor) -> Tensor:
@@ -43,7 +45,7 @@ def self_similarity(image: Tensor) -> Tensor:
         for start in (0, 2 * _APART):
             moved = list(inner)
             moved[axis] = slice(start, start + image.shape[2 + axis])
-            apart.append((padded[(..., *moved)] - image).square())
+            apart.append((padded[(*_ALL, *moved)] - image).square())
     distance = box_mean(torch.cat(apart, dim=1), _PATCH)
     distance = distance - distance.amin(dim=1, keepdim=True)
     scale = distance.mean(dim=1, keepdim=True)

@@ -19,6 +19,7 @@ from semiseg.learning.checkpoint import (
 )
 from semiseg.learning.start import Start
 from semiseg.methods.base import Method, MethodSettings, build_method
+from semiseg.methods.frame import Frame
 
 _CLIP = 1.0
 _WARM_UP_STEPS = 20
@@ -141,6 +142,13 @@ class Learner:
         finally:
             modules.load_state_dict(own)
             modules.train()
+
+    def hold(self, frame: Frame, atlases: Batch) -> None:
+        """What the method keeps of the study to predict from; instead of what it kept before."""
+        self.method.hold(frame, atlases)
+        self.method.modules.to(self.device)
+        for name, buffer in self.method.modules.named_buffers():
+            self.mean[name] = buffer.detach().clone()
 
     def move(self, device: torch.device) -> None:
         """Go on with the same weights on another device; the optimizers start anew."""

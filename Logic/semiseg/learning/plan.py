@@ -31,7 +31,8 @@ _COARSER = 1.5
 class Plan:
     """How one run learns; kept with its checkpoints, so that it goes on as it began.
 
-    `streams`: the kinds of volumes of a case, where the method looks at several.
+    `streams`: the kinds of volumes of a case, where the method looks at several. `whole`: patches
+    are whole scans on one frame, which cannot be made smaller.
     """
 
     spacing_mm_zyx: Triple
@@ -41,6 +42,7 @@ class Plan:
     network: NetworkSpec
     device: str
     streams: tuple[str, ...] = ()
+    whole: bool = False
 
     @property
     def voxels_per_step(self) -> int:
@@ -52,7 +54,7 @@ class Plan:
         multiple = self.network.multiple_zyx
         side = max(range(3), key=lambda axis: self.patch_zyx[axis] / multiple[axis])
         halved = _whole(self.patch_zyx[side] / 2, multiple[side])
-        if halved >= max(_SMALLEST_SIDE, 2 * multiple[side]):
+        if not self.whole and halved >= max(_SMALLEST_SIDE, 2 * multiple[side]):
             patch = cast(
                 Zyx, tuple(halved if i == side else n for i, n in enumerate(self.patch_zyx))
             )
@@ -78,6 +80,7 @@ class Plan:
             network=NetworkSpec.from_json(values["network"]),
             device=str(values["device"]),
             streams=tuple(map(str, values.get("streams", ()))),
+            whole=bool(values.get("whole", False)),
         )
 
 

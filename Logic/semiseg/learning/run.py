@@ -13,12 +13,15 @@ import torch
 
 from semiseg.clock import ClockName, clock
 from semiseg.data.cases import TrainingCase
+from semiseg.data.greys import GreyRange
 from semiseg.data.sampler import Sampler, SamplerSettings
+from semiseg.data.spatial import SpatialRange
 from semiseg.devices import is_out_of_memory, release_memory
 from semiseg.errors import DeviceError, SemiSegError
 from semiseg.events import Emit, Event, Json
 from semiseg.group import ALONE, Group
 from semiseg.learning.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from semiseg.learning.framing import Framing
 from semiseg.learning.learner import Learner
 from semiseg.learning.plan import Plan
 from semiseg.learning.start import Start
@@ -64,6 +67,7 @@ class RunSettings:
     sparing: bool = False
     group: Group = ALONE
     start: Start | None = None
+    framing: Framing | None = None
     clock: ClockName = "wall"
     preset: str | None = None
 
@@ -125,6 +129,7 @@ class Run:
         saved = load_checkpoint(settings.checkpoint)
         self.state = State(plan=plan) if saved is None else _state(saved)
         self.learner = self._learner()
+        self._hold()
         if saved is not None:
             self.learner.restore(saved, int(saved.values["step"]))
             self._say(f"going on at step {self.learner.step} of an unfinished training")
@@ -171,7 +176,14 @@ class Run:
     def replace_cases(self, cases: Sequence[TrainingCase]) -> None:
         """Learn from other supervision from the next step on."""
         self.cases = list(cases)
+        self._hold()
         self._sampler = self._new_sampler()
+
+    def _hold(self) -> None:
+        """The method gets the atlases among the cases, where it needs some."""
+        if self.settings.framing is not None:
+            framed = self.settings.framing.framed(self.cases)
+            self.learner.hold(framed.frame, framed.atlases)
 
     def note(self, **values: Json) -> None:
         """Add figures of this step to the history."""
@@ -220,6 +232,8 @@ class Run:
             n_classes=plan.network.n_classes,
             spacing_mm_zyx=plan.spacing_mm_zyx,
             seed=self.settings.seed + _SEED_STRIDE * self.settings.group.rank,
+            spatial=None if plan.whole else SpatialRange(),
+            greys=None if plan.whole else GreyRange(),
             level_sets=self.learner.method.uses_level_sets,
             places=self.learner.method.uses_places,
             within_slices=plan.network.within_slices,

@@ -21,6 +21,7 @@ from semiseg.events import Emit, Event, Json
 from semiseg.group import ALONE, Group
 from semiseg.learning.atlas_warps import atlas_warps
 from semiseg.learning.calibration import Samples, joined
+from semiseg.learning.framing import Framing, require_no_sizes
 from semiseg.learning.places import Correspondence
 from semiseg.learning.plan import Plan, make_plan
 from semiseg.learning.preview import Preview, Watched
@@ -64,6 +65,7 @@ class Session:
         self._clock = clock(config.clock)
         self._start = self._clock()
         self._images: dict[str, TrainingCase] = {}
+        self._device_type = "cpu"
         self._stand_ins: set[str] = set()
         self.scheme: Scheme = choose_scheme(study, found, config)
         self._record: dict[str, Any] = {"spent_s": 0.0, "plan": None, "folds": {}, "score": None}
@@ -98,6 +100,7 @@ class Session:
     def prepare(self, device: torch.device, start_s: float) -> None:
         """Decide on a plan, unless one was made before; time counts from clock `start_s` on."""
         self._start = start_s
+        self._device_type = device.type
         if self._record["plan"] is None:
             self._record["plan"] = self.group.agreed(self._new_plan(device).to_json())
             self._save()
@@ -129,7 +132,9 @@ class Session:
         hidden = self.scheme.hidden if self._record["score"] is None else {}
         run = self._run("train", "final", self.config.seed, self._cases(hidden=hidden))
         run.budget = self._final_budget(run)
-        if self.watched is not None:
+        if self.watched is not None and self.plan.whole:
+            self._say("there is no preview: this method looks at whole scans only", {})
+        elif self.watched is not None:
             run.after_step = self._preview(run, self.watched).after_step
         if self.scheme.kind == "slices" and self._record["score"] is None:
             run.train(until=_HIDDEN_UNTIL)
@@ -204,6 +209,7 @@ class Session:
             checkpoint_every_steps=self.config.checkpoint_every_steps,
             sparing=self.config.sparing,
             start=self._begin,
+            framing=self._framing if self.plan.whole else None,
             clock=self.config.clock,
             preset=self.config.preset,
             group=self.group,
@@ -273,7 +279,8 @@ class Session:
                     hidden=hidden.get(facts.id, _NOTHING_HIDDEN),
                 )
                 case = self._accompanied(self._placed(self._case(facts.id, wanted)))
-                cases.append(self._warped(case) if case.labelled else case)
+                case = self._framed(self._warped(case) if case.labelled else case)
+                cases.append(case)
         return cases
 
     def _placed(self, case: TrainingCase) -> TrainingCase:
@@ -303,6 +310,14 @@ class Session:
         self._images[case.id] = replace(case, warps=warps)
         return self._images[case.id]
 
+    def _framed(self, case: TrainingCase) -> TrainingCase:
+        """The case on the common frame, where the method asks for it."""
+        return self._framing.placed(case) if self.plan.whole else case
+
+    @cached_property
+    def _framing(self) -> Framing:
+        return Framing(self.study, self.found, self._device_type, self._emit)
+
     @cached_property
     def _correspondence(self) -> Correspondence:
         return Correspondence(self.study, self.found, self.config.minutes, self._emit)
@@ -316,7 +331,7 @@ class Session:
     def _truth(self, case_id: str, only: frozenset[Line] | None) -> TrainingCase:
         """A case with what humans said of it."""
         wanted = Wanted(classes=self.found.classes, use_propagated=False, only=only)
-        return self._case(case_id, wanted)
+        return self._framed(self._case(case_id, wanted))
 
     def _case(self, case_id: str, wanted: Wanted) -> TrainingCase:
         """The image is read once; the label anew for each wish."""

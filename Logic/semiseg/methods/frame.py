@@ -1,7 +1,7 @@
 """A common frame for whole scans: one box in a reference scan, onto which others are placed.
 
-Placing is the start of our registration: the reference's size and position, found on
-contrast-free features, so that CT and MR come onto one frame.
+Placing is the affine start of our registration, found on contrast-free features, so that CT and
+MR come onto one frame.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from semiseg.config import MODALITIES, Modality, RegistrationConfig
 from semiseg.data.training_grid import TrainingImage, to_training_grid
 from semiseg.images.grid import Grid, Triple
 from semiseg.images.reading import Image
+from semiseg.registration.affine import affine_start
 from semiseg.registration.linear import inside, read_linear
 from semiseg.registration.prepared import Prepared, prepare
-from semiseg.registration.register import best_start
 from semiseg.registration.start import Start
 
 FRAME_MULTIPLE = 8
@@ -126,7 +126,7 @@ class Frame(nn.Module):
 
     def start(self, scan: Prepared) -> Start:
         """Leads from the reference to `scan`."""
-        return best_start(self.reference, scan, _REGISTRATION)
+        return affine_start(self.reference, scan, _REGISTRATION)
 
     def place_image(self, image: Image, modality: Modality) -> tuple[NDArray[np.float32], Start]:
         """Normalised grey values (z, y, x) of `image` on the frame, and its start."""
@@ -144,8 +144,8 @@ class Frame(nn.Module):
         found: NDArray[np.float32] = values.reshape(grid.shape_zyx)
         return found
 
-    def back(self, probabilities: Tensor, grid: Grid, start: Start) -> Iterator[Tensor]:
-        """(C, n, H, W) slices on `grid` of the scan; background beyond the frame."""
+    def back(self, probabilities: Tensor, grid: Grid, start: Start) -> Iterator[tuple[int, Tensor]]:
+        """(first slice, (C, n, H, W)) on `grid` of the scan; background beyond the frame."""
         values = np.ascontiguousarray(probabilities.float().cpu().numpy())
         own = self.box.grid
         home = start.inverse()
@@ -158,7 +158,7 @@ class Frame(nn.Module):
             outside = ~inside(own.shape_zyx, at)
             read[:, outside] = 0
             read[0, outside] = 1
-            yield torch.from_numpy(read.reshape(len(values), len(planes), height, width))
+            yield first, torch.from_numpy(read.reshape(len(values), len(planes), height, width))
 
 
 def grid_points(grid: Grid, planes: range | None = None) -> Points:
