@@ -6,8 +6,9 @@ can be worked out from the other (`first_sequence`, `second_sequence`):
 
 * first: greys above the 75th percentile of the body saturate, so bright tissues look alike; blurred
   along the image's rows (sigma 2 voxels), so edges across them are lost.
-* second: greys are folded at the median of the body (|g - median|, inverted), so a dark and a
-  bright tissue may look alike, and the order of greys is another one; blurred along its columns.
+* second: greys below the 25th percentile of the body saturate, so dark tissues look alike; the
+  rest is inverted (air stays dark) and stretched by a power of 1.5, so that no monotone curve leads
+  from one to the other; blurred along its columns.
 * each has a bias field (a smooth factor between about 0.7 and 1.4) and noise (4 % of its range,
   uncorrelated from voxel to voxel) of its own, drawn from the scan's name: what one volume's noise
   hides, the other may show.
@@ -35,7 +36,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -46,7 +47,7 @@ from tables import figure, markdown, mean, spread
 
 FIRST, SECOND = "MR", "second"
 WAYS = ("both", "first only", "second only")
-BLUR_VOXELS, NOISE, BIAS = 2.0, 0.04, 0.35
+BLUR_VOXELS, NOISE, BIAS, POWER = 2.0, 0.04, 0.35, 1.5
 Volume = NDArray[np.float32]
 
 
@@ -66,7 +67,7 @@ def main() -> int:
     start = time.process_time()
     rows: list[dict] = []
     with tempfile.TemporaryDirectory(prefix="semiseg-paired-") as folder:
-        scans = one_per_patient(scans_of(given.data_set, Path(given.data)), given.tests)
+        scans = one_per_patient(scans_of(given.data_set, Path(given.data)), given)
         for seed in range(given.seeds):
             names = drawn(scans, seed, given.labelled)
             ours = [scan for scan in scans.values() if scan.patient in names or not scan.pool]
@@ -88,6 +89,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", required=True, help="JSON file for the figures")
     parser.add_argument("--labelled", type=int, default=16, help="patients to learn from")
     parser.add_argument("--tests", type=int, help="so many test patients, the first by name")
+    parser.add_argument(
+        "--rehearsal", action="store_true", help="test on patients of the pool, the last by name"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=2.0, help="of one processor, per training")
     parser.add_argument("--steps", type=int, help="end after so many steps instead")
@@ -101,12 +105,20 @@ def parse() -> argparse.Namespace:
     return given
 
 
-def one_per_patient(scans: list[Scan], tests: int | None) -> dict[str, Scan]:
-    """A patient's first scan by name; so many test patients, also by name."""
+def one_per_patient(scans: list[Scan], given: argparse.Namespace) -> dict[str, Scan]:
+    """A patient's first scan by name; so many test patients, also by name.
+
+    In a rehearsal the last fifth of the pool takes the place of the tests.
+    """
     found: dict[str, Scan] = {}
     for scan in sorted(scans, key=lambda scan: scan.name):
         found.setdefault(scan.patient, scan)
-    names = [name for name, scan in found.items() if not scan.pool][:tests]
+    if given.rehearsal:
+        pool = [scan for scan in found.values() if scan.pool]
+        kept, held = pool[: len(pool) * 4 // 5], pool[len(pool) * 4 // 5 :]
+        found = {scan.patient: scan for scan in kept}
+        found |= {scan.patient: replace(scan, pool=False) for scan in held}
+    names = [name for name, scan in found.items() if not scan.pool][: given.tests]
     return {name: scan for name, scan in found.items() if scan.pool or name in names}
 
 
@@ -136,11 +148,11 @@ def first_sequence(array: Volume, rng: np.random.Generator) -> Volume:
 
 
 def second_sequence(array: Volume, rng: np.random.Generator) -> Volume:
-    """Greys folded at the body's median and inverted, air stays dark; blurred along y."""
+    """Dark tissues alike, greys inverted but air, blurred along y."""
     grey, body = scaled(array)
-    middle = float(np.median(grey[body]))
-    folded = 1 - np.abs(grey - middle) / max(middle, 1 - middle)
-    return finished(folded * np.clip(grey / (0.2 * middle), 0, 1), rng, axis=1)
+    limit = float(np.percentile(grey[body], 25))
+    inverted = ((1 - np.maximum(grey, limit)) / max(1 - limit, 1e-6)) ** POWER
+    return finished(inverted * np.clip(grey / (0.5 * limit), 0, 1), rng, axis=1)
 
 
 def scaled(array: Volume) -> tuple[Volume, NDArray[np.bool_]]:
