@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from semiseg.config import TrainConfig
+from semiseg.config import PredictConfig, TrainConfig
 from semiseg.data.batch import Batch
 from semiseg.errors import ConfigError
+from semiseg.inference import predict
 from semiseg.learning.checkpoint import Checkpoint
 from semiseg.learning.learner import Learner
 from semiseg.losses import supervised_loss
@@ -312,4 +312,5 @@ def test_a_trained_model_has_a_network_for_each_modality(phantom_study: Any) -> 
     assert ct.shape == mr.shape == (1, 3, *model.window_zyx)
     assert not torch.equal(ct, mr)
     assert torch.equal(model.network(image), ct)
-    assert Counter(key.split(".")[0] for key in model.network.modules_of_method.state_dict())
+    summary = predict(study, record.id, None, PredictConfig(device="cpu"))
+    assert set(summary.versions) == {"c0", "c1"}

@@ -109,7 +109,11 @@ def train(
     context: typer.Context,
     folder: StudyFolder,
     method: Annotated[
-        str, typer.Option(help="How to learn; auto chooses and says why.")
+        str,
+        typer.Option(
+            help="How to learn; auto chooses and says why. Options of a method follow behind its "
+            "name: cmedl+teacher=CT."
+        ),
     ] = "supervised",
     minutes: Annotated[
         float | None, typer.Option(help="End after this time; 10 if no end is given.")
