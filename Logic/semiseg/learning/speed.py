@@ -39,7 +39,10 @@ def voxels_per_s(method: str, plan: Plan, now: Clock = time.perf_counter) -> flo
 
 def _sides(plan: Plan) -> tuple[int, int, int]:
     """Enough voxels to measure by; slices no larger than those that are planned."""
-    z, y, x = (_SIDE_IN_MULTIPLES * m for m in plan.network.multiple_zyx)
+    stem = plan.network.stem or (1, 1, 1)
+    z, y, x = (
+        _SIDE_IN_MULTIPLES * m // s for m, s in zip(plan.network.multiple_zyx, stem, strict=False)
+    )
     return (z, y, x) if plan.network.dims == 3 else plan.patch_zyx
 
 
