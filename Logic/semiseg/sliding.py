@@ -239,7 +239,8 @@ def _boxes(shape_zyx: Zyx, plan: WindowPlan) -> list[Box]:
 
 def _cut(image: Tensor, box: Box, fill: float) -> Tensor:
     inside = tuple(_inside(part, n) for part, n in zip(box, _shape(image), strict=True))
-    window = image[(..., *inside)]
+    z, y, x = inside
+    window = image[..., z, y, x]
     pad = [
         amount
         for a, b in zip(reversed(box), reversed(inside), strict=True)
