@@ -39,11 +39,14 @@ def voxels_per_s(method: str, plan: Plan, now: Clock = time.perf_counter) -> flo
 
 def _sides(plan: Plan) -> tuple[int, int, int]:
     """Enough voxels to measure by; slices no larger than those that are planned."""
-    stem = plan.network.stem or (1, 1, 1)
+    network = plan.network
+    if network.dims == 2:
+        return plan.patch_zyx
+    stem = network.stem or (1, 1, 1)
     z, y, x = (
-        _SIDE_IN_MULTIPLES * m // s for m, s in zip(plan.network.multiple_zyx, stem, strict=False)
+        _SIDE_IN_MULTIPLES * m // s for m, s in zip(network.multiple_zyx, stem, strict=True)
     )
-    return (z, y, x) if plan.network.dims == 3 else plan.patch_zyx
+    return z, y, x
 
 
 def made_up(plan: Plan, device: torch.device) -> Batch:
