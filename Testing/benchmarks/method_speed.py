@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from tables import markdown
 
 from semiseg.data.batch import Batch
 from semiseg.learning.learner import Learner
@@ -29,6 +30,8 @@ from semiseg.methods.base import MethodSettings, method_class, method_names
 from semiseg.networks import NetworkSpec
 
 N_CLASSES = 5
+STREAMS = ("CT", "MR")
+"""For methods that look at several volumes of a case; others do not see them."""
 
 
 def main() -> None:
@@ -36,7 +39,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     device = torch.device(given.device)
     timed = {}
-    for name in method_names():
+    for name in dict.fromkeys(("supervised", *given.methods.split(","))):
         plan = plan_of(given, unlabelled=method_class(name).uses_unlabelled)
         timed[name] = Timed(name, plan, made_up(plan, device), device)
     everything = replace(plan_of(given, unlabelled=False), n_labelled=2 * given.labelled)
@@ -57,6 +60,7 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--methods", default=",".join(method_names()))
     parser.add_argument("--patch", default="40,48,32", help="z,y,x; 1,y,x for 2-D networks")
     parser.add_argument("--labelled", type=int, default=2, help="and as many unlabelled")
     parser.add_argument("--steps", type=int, default=3)
@@ -76,6 +80,7 @@ def plan_of(given: argparse.Namespace, *, unlabelled: bool) -> Plan:
         strides=((2, 2, 2) if z > 1 else (2, 2),) * steps,
     )
     return Plan(
+        streams=STREAMS,
         spacing_mm_zyx=(2.0, 2.0, 2.0),
         patch_zyx=(z, y, x),
         n_labelled=given.labelled,
@@ -89,7 +94,8 @@ class Timed:
     """A method whose steps are timed one by one; the first is to warm up."""
 
     def __init__(self, name: str, plan: Plan, batch: Batch, device: torch.device) -> None:
-        self._learner = Learner(name, MethodSettings(network=plan.network), device, seed=0)
+        settings = MethodSettings(network=plan.network, streams=plan.streams)
+        self._learner = Learner(name, settings, device, seed=0)
         self._batch, self._device = batch, device
         self._clock: Callable[[], float] = (
             time.process_time if device.type == "cpu" else time.perf_counter
@@ -124,10 +130,7 @@ def row(name: str, one: Timed, timed: dict[str, Timed]) -> dict[str, float | str
 
 
 def table(rows: list[dict[str, float | str | int]]) -> str:
-    head = list(rows[0])
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    lines += ["| " + " | ".join(str(r[name]) for name in head) + " |" for r in rows]
-    return "\n".join(lines)
+    return markdown(list(rows[0]), [[str(value) for value in row.values()] for row in rows])
 
 
 if __name__ == "__main__":

@@ -70,12 +70,14 @@ def _patch(
 
 def near(mask: Tensor) -> Tensor:
     """Where `mask` (*) is within two voxels along every axis."""
-    reached = mask[None, None].float()
-    pool = nn.functional.max_pool2d if mask.dim() == 2 else nn.functional.max_pool3d
-    for axis in range(mask.dim()):
-        size = [2 * BAND + 1 if i == axis else 1 for i in range(mask.dim())]
-        reached = pool(reached, size, stride=1, padding=[n // 2 for n in size])
-    return reached[0, 0] > 0
+    for axis, size in enumerate(mask.shape):
+        reached = mask.clone()
+        for step in range(1, min(BAND, size - 1) + 1):
+            ahead, behind = mask.narrow(axis, step, size - step), mask.narrow(axis, 0, size - step)
+            reached.narrow(axis, step, size - step).logical_or_(behind)
+            reached.narrow(axis, 0, size - step).logical_or_(ahead)
+        mask = reached
+    return mask
 
 
 def window(centre: Tensor) -> tuple[slice, ...]:

@@ -28,11 +28,12 @@ EMBEDDED = 16
 class CoarseRefined(Method):
     """L = L_sup + ramp(progress) L_cons + 0.1 L_intra + 0.1 L_inter on one network, two heads.
 
-    The refined head sees the features and the coarse head's probabilities, and predicts. L_sup:
-    (CE + Dice) / 2 of each head. L_cons (reconstructed): mean (p_coarse - p_refined)^2 over
-    unlabelled samples; p_refined is the stable target, no gradient goes there. L_intra and
-    L_inter (reconstructed): see `intra_loss` and `inter_loss`, on patches around the borders of
-    labelled structures, 32 pixels or 16 voxels wide.
+    The refined head sees the features and, added to them, what a 1 x 1 convolution makes of the
+    coarse head's probabilities; it has as many convolutions as the network's finest level, and it
+    predicts. L_sup: (CE + Dice) / 2 of each head. L_cons (reconstructed): mean
+    (p_coarse - p_refined)^2 over unlabelled samples; p_refined is the stable target, no gradient
+    goes there. L_intra and L_inter (reconstructed): see `intra_loss` and `inter_loss`, on patches
+    around the borders of labelled structures, 32 pixels or 16 voxels wide.
     """
 
     uses_unlabelled = True
@@ -42,15 +43,21 @@ class CoarseRefined(Method):
         spec = settings.network
         convolution = nn.Conv2d if spec.dims == 2 else nn.Conv3d
         n_features, n_classes = spec.channels[0], spec.n_classes
-        one = (1,) * spec.dims
+        one, depth = (1,) * spec.dims, spec.convolutions[0]
         self.network = build_network(spec)
+        self.hint = convolution(n_classes, n_features, 1)
         self.refining = nn.Sequential(
-            conv_block(n_features + n_classes, n_features, 2, one, flat=spec.within_slices),
+            conv_block(n_features, n_features, depth, one, flat=spec.within_slices),
             convolution(n_features, n_classes, 1),
         )
         self.projector = convolution(n_features, EMBEDDED, 1)
         self.modules = nn.ModuleDict(
-            {"network": self.network, "refining": self.refining, "projector": self.projector}
+            {
+                "network": self.network,
+                "hint": self.hint,
+                "refining": self.refining,
+                "projector": self.projector,
+            }
         )
 
     def optimizers(self) -> dict[str, Optimizer]:
@@ -74,8 +81,7 @@ class CoarseRefined(Method):
     def heads(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Coarse and refined logits (B, C, *) of `features`."""
         coarse: Tensor = self.network.head(features)
-        probability = coarse.float().softmax(dim=1)
-        return coarse, self.refining(torch.cat([features, probability.to(features.dtype)], dim=1))
+        return coarse, self.refining(features + self.hint(coarse.softmax(dim=1)))
 
     def predict(self, image: Tensor) -> Tensor:
         """Logits of the refined head."""
