@@ -43,9 +43,7 @@ def _sides(plan: Plan) -> tuple[int, int, int]:
     if network.dims == 2:
         return plan.patch_zyx
     stem = network.stem or (1, 1, 1)
-    z, y, x = (
-        _SIDE_IN_MULTIPLES * m // s for m, s in zip(network.multiple_zyx, stem, strict=True)
-    )
+    z, y, x = (_SIDE_IN_MULTIPLES * m // s for m, s in zip(network.multiple_zyx, stem, strict=True))
     return z, y, x
 
 
