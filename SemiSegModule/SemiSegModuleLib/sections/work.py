@@ -26,6 +26,7 @@ def method_titles() -> dict[str, str]:
     return {
         "auto": _("Automatic"),
         "supervised": _("Drawn and propagated slices only"),
+        "cascade": _("Propagated labels first, then its own (Cascade)"),
         "mean_teacher": _("Mean teacher"),
         "ua_mt": _("Uncertainty-aware mean teacher"),
         "cross_pseudo": _("Cross pseudo supervision"),
