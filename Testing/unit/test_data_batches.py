@@ -467,3 +467,18 @@ def test_turns_are_a_function_of_seed_and_step_with_and_without_unlabelled_sampl
 def test_methods_that_do_not_ask_see_the_batches_that_they_always_saw() -> None:
     corners = Sampler(CASES, PLAIN, CPU).batch(4).image[:, 0, 0, 0, 0]
     assert corners.tolist() == pytest.approx([-0.5278, -0.8060, -0.1429], abs=1e-4)
+
+
+def test_unchanged_greys_come_where_they_are_asked_for_and_change_nothing_else() -> None:
+    asked = Sampler(CASES, replace(CHANGED, plain_images=True), CPU)
+    same_places = Sampler(CASES, replace(CHANGED, greys=None), CPU)
+    differ = 0
+    for step in range(6):
+        batch, usual = asked.batch(step), Sampler(CASES, CHANGED, CPU).batch(step)
+        assert usual.plain is None
+        assert torch.equal(batch.image, usual.image)
+        assert batch.plain is not None
+        first = same_places.batch(step).image[0]  # later samples follow other random numbers
+        assert torch.equal(batch.plain[0], first)
+        differ += not torch.equal(batch.plain, batch.image)
+    assert differ > 0

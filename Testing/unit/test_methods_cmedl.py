@@ -299,6 +299,28 @@ def test_a_study_with_one_modality_is_told_what_is_missing(phantom_study: Any) -
         train(study, config)
 
 
+def test_a_training_tells_which_scans_have_labels_and_brings_what_cmedl_asks_for(
+    phantom_study: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Any, Batch]] = []
+    losses = ConcurrentDistillation.losses
+
+    def watched(method: Any, batch: Batch, progress: float) -> Any:
+        seen.append((method, batch))
+        return losses(method, batch, progress)
+
+    monkeypatch.setattr(ConcurrentDistillation, "losses", watched)
+    config = TrainConfig(method="cmedl", minutes=None, steps=3, device="cpu", validation="none")
+    train(phantom_study(("CT", "MR"), annotated=1), config)
+    assert len(seen) == 3
+    for method, batch in seen:
+        assert method.settings.labelled == {"CT": 1}
+        assert (method.teacher, method.student) == ("CT", "MR")
+        assert batch.plain is not None
+        assert not batch.modality[: batch.n_labelled].any()
+        assert batch.modality[batch.n_labelled :].sum() == 1
+
+
 def test_a_trained_model_has_a_network_for_each_modality(phantom_study: Any) -> None:
     """Labels on CT only; the model knows its options again from its folder."""
     study = phantom_study(("CT", "MR"), annotated=1)
