@@ -141,7 +141,7 @@ class Dashboard:
         try:
             return self._answer("GET", f"/api/v0/logs/file?{query}", missing=True)
         except RemoteError as error:
-            if error.cause == "server" and "not found" in str(error):
+            if error.cause == "server" and "file is not found" in str(error):
                 return None
             raise
 

@@ -13,14 +13,15 @@ import platform
 import shutil
 import signal
 import sys
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from semiseg import __version__
 from semiseg.errors import ExitCode, SemiSegError, StorageError
-from semiseg.events import Event, Json
+from semiseg.events import Emit, Event, Json
 from semiseg.jobs import Job
 from semiseg.remote.blobs import FOLDER, Store, sweep
 from semiseg.remote.manifest import Manifest, Piece
@@ -35,21 +36,41 @@ PROBE_MARK = "SEMISEG-PROBE "
 _DISK_FACTOR, _DISK_LEAST = 6, 1 << 30
 
 
-def main(arguments: list[str], working: Path) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a job runs: its working folder, where packages were put, and where files are kept.
+
+    `work` runs the command of a job on the study in a folder and returns its last event.
+    """
+
+    working: Path
+    packages: Sequence[Path]
+    base: Path
+    work: Callable[[Manifest, Path, Emit], Event]
+
+
+def main(arguments: Sequence[str]) -> int:
     """Run a job, or say what this computer offers; the exit code."""
     signal.signal(signal.SIGTERM, _stop)
     base = store_folder()
-    if arguments == ["probe"]:
+    if list(arguments) == ["probe"]:
         print(PROBE_MARK + json.dumps(probe(base)), flush=True)  # noqa: T201 - Ray's log is read
         return int(ExitCode.OK)
     # The work's own processes must not fetch the job's packages again.
     os.environ.pop("RAY_JOB_CONFIG_JSON_ENV_VAR", None)
-    manifest = Manifest.from_bytes((working / MANIFEST_FILE).read_bytes())
-    logs = session_logs(working)
+    packages = [Path(entry) for entry in sys.path if (Path(entry) / FOLDER).is_dir()]
+    place = Place(working=Path.cwd(), packages=packages, base=base, work=run_command)
+    return run_job(place, arguments[1])
+
+
+def run_job(place: Place, attempt: str) -> int:
+    """Runs the job in `place`, saying all in its outbox; the exit code."""
+    manifest = Manifest.from_bytes((place.working / MANIFEST_FILE).read_bytes())
+    logs = session_logs(place.working)
     sweep_outboxes(logs)
-    outbox = Outbox(logs / OUTBOXES / manifest.job_id / arguments[1])
+    outbox = Outbox(logs / OUTBOXES / manifest.job_id / attempt)
     try:
-        last = _Runner(manifest, outbox, base).run()
+        last = _Runner(manifest, outbox, place).run()
     except SemiSegError as error:
         last = _failure(str(error), type(error).__name__)
     except OSError as error:
@@ -59,6 +80,25 @@ def main(arguments: list[str], working: Path) -> int:
     outbox(last)
     outbox.close()
     return int(ExitCode.OK if last.kind == "result" else ExitCode.JOB)
+
+
+def run_command(manifest: Manifest, study: Path, emit: Emit) -> Event:
+    """Runs the job's command in a child, passing on what it says; its last event."""
+    asked = [case.id for case in manifest.cases if case.asked]
+    command = [manifest.kind, str(study), *asked, *manifest.arguments]
+    job = Job.start(command, folder=study.parent / f"record-{os.getpid()}")
+    ended: list[Event] = []
+
+    def pass_on(event: Event) -> None:
+        (emit if event.kind == "progress" else ended.append)(event)
+
+    try:
+        job.wait(emit=pass_on)
+    except KeyboardInterrupt:
+        job.cancel(grace_s=1.0)
+        job.wait()
+        raise
+    return ended[-1]
 
 
 def store_folder() -> Path:
@@ -92,10 +132,10 @@ def probe(base: Path) -> dict[str, Json]:
 class _Runner:
     """One run of one job."""
 
-    def __init__(self, manifest: Manifest, outbox: Outbox, base: Path) -> None:
-        self._manifest, self._outbox = manifest, outbox
-        self._store = Store(base / "pieces")
-        self._work = base / "work" / manifest.job_id
+    def __init__(self, manifest: Manifest, outbox: Outbox, place: Place) -> None:
+        self._manifest, self._outbox, self._place = manifest, outbox, place
+        self._store = Store(place.base / "pieces")
+        self._work = place.base / "work" / manifest.job_id
 
     def run(self) -> Event:
         """The job's last event."""
@@ -104,7 +144,7 @@ class _Runner:
             return refusal
         self._say("unpacking the scans")
         study = rebuild(self._manifest, self._store, self._work / "study")
-        last = self._worked()
+        last = self._place.work(self._manifest, study.folder, self._outbox)
         results = collect(self._manifest, study, self._outbox.folder)
         content = results.to_bytes()
         write_bytes_atomic(self._outbox.folder / RESULTS_FILE, content)
@@ -134,8 +174,7 @@ class _Runner:
                 f"or let {STORE_VARIABLE} name another folder",
                 "disk-full",
             )
-        folders = [Path(entry) for entry in sys.path if (Path(entry) / FOLDER).is_dir()]
-        damaged = self._store.take(self._store.missing(pieces), folders)
+        damaged = self._store.take(self._store.missing(pieces), self._place.packages)
         absent = self._store.missing(pieces)
         if not absent:
             return None
@@ -144,27 +183,6 @@ class _Runner:
             "damaged": [piece.sha256 for piece in damaged],
         }
         return _failure(f"{len(absent)} of {len(pieces)} files are not here yet", "missing", data)
-
-    def _worked(self) -> Event:
-        """Runs the command as a child; its last event. All before are passed on."""
-        asked = [case.id for case in self._manifest.cases if case.asked]
-        command = [self._manifest.kind, str(self._work / "study"), *asked]
-        records = self._work / f"record-{os.getpid()}"
-        job = Job.start([*command, *self._manifest.arguments], folder=records)
-        ended: list[Event] = []
-        try:
-            job.wait(emit=lambda event: self._pass_on(event, ended))
-        except KeyboardInterrupt:
-            job.cancel(grace_s=1.0)
-            job.wait()
-            raise
-        return ended[-1]
-
-    def _pass_on(self, event: Event, ended: list[Event]) -> None:
-        if event.kind == "progress":
-            self._outbox(event)
-        else:
-            ended.append(event)
 
     def _say(self, message: str) -> None:
         self._outbox(Event(kind="progress", phase="remote", message=message))
@@ -180,4 +198,4 @@ def _stop(_signal: int, _frame: FrameType | None) -> NoReturn:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], Path.cwd()))
+    sys.exit(main(sys.argv[1:]))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from semiseg.errors import JobError
 from semiseg.events import Emit, Event, Json, Progress, parse_line
@@ -28,6 +28,7 @@ RUN = "python -m semiseg.remote.runner run"
 _ROUND_BYTES = 1 << 30
 _MOST_LOST = 3
 _TRIES = 3
+_SILENT_POLLS = 5
 T = TypeVar("T")
 
 
@@ -78,6 +79,7 @@ class Session:
         RemoteError: the job cannot run there, or the network stayed away (the job goes on).
         """
         lost = 0
+        self._patiently(self._attempts.newest)
         while True:
             last = self._watch()
             if last is None:
@@ -142,7 +144,7 @@ class Session:
 
     def _watch(self) -> Event | None:
         """Passes events on until the job has ended; None when the cluster does not know it."""
-        reader, said_at = _Reader(), -1e9
+        reader, said_at, silent = _Reader(), -1e9, 0
         while True:
             state = self._patiently(self._attempts.current)
             if state is None:
@@ -153,15 +155,16 @@ class Session:
                 if event.kind != "progress":
                     return event
                 self._emit(self._order.names.event(event))
-            if ended:
-                return self._silent_end(state)
+            silent += ended
+            if silent > _SILENT_POLLS:  # Ray's own news of a file may come later than the end
+                self._silent_end(state)
             if state.status == "PENDING" and time.monotonic() - said_at > self._pace.say_every_s:
                 said_at = time.monotonic()
                 self._say(self._patiently(self._why_pending), {"pending": True})
             time.sleep(self._pace.poll_s)
 
-    def _silent_end(self, state: JobState) -> Event | None:
-        """What a job's end without a last event means."""
+    def _silent_end(self, state: JobState) -> NoReturn:
+        """Says what a job's end without a last event means."""
         if state.status == "STOPPED":
             raise RemoteError("cancelled", "the job was stopped on the cluster; nothing was lost")
         text = self._patiently(lambda: self._dashboard.log(self._attempts.name))
