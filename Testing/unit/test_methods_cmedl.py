@@ -97,6 +97,23 @@ def test_the_modality_with_more_labels_teaches_and_mr_where_there_is_no_differen
     assert made("cmedl+teacher=CT").student == "MR"
 
 
+@pytest.mark.parametrize("segmentation", ["unet", "residual", "dense"])
+def test_both_networks_begin_alike_and_share_nothing(segmentation: str) -> None:
+    method: Any = build_method(f"cmedl+segmentation={segmentation}", MethodSettings(network=SPEC))
+    ct, mr = (network.state_dict() for network in method.networks.values())
+    assert all(torch.equal(ct[name], mr[name]) for name in ct)
+    assert not {tensor.data_ptr() for tensor in ct.values()} & {t.data_ptr() for t in mr.values()}
+
+
+def test_translation_learns_at_a_third_of_the_rate_with_the_published_momentum() -> None:
+    optimizers = made().optimizers()
+    groups = {name: optimizer.param_groups[0] for name, optimizer in optimizers.items()}
+    assert groups["networks"]["lr"] == pytest.approx(1e-3)
+    for name in ("generators", "discriminators"):
+        assert groups[name]["lr"] == pytest.approx(1e-3 / 3)
+        assert groups[name]["betas"] == (0.5, 0.999)
+
+
 def test_hint_has_the_known_value_and_does_not_grow_with_the_image() -> None:
     student, teacher = torch.ones(3), torch.tensor([1.0, 2.0, 3.0])
     assert float(hint([student], [teacher])) == pytest.approx(5 / 3)
