@@ -148,9 +148,9 @@ def test_patches_are_32_pixels_or_16_voxels_wide(
 
 def test_patches_lie_on_borders_and_know_both_sides() -> None:
     batch = batch_of()
-    # Each voxel is its label's unit vector, so that embeddings tell where they were taken.
-    embedding = torch.nn.functional.one_hot(batch.label, 3).movedim(-1, 1).float()[:2]
-    found = patches_of(embedding, batch, 3)
+    # Each voxel points where its label says, so that embeddings tell where they were taken.
+    features = 3.0 * torch.nn.functional.one_hot(batch.label, 3).movedim(-1, 1)
+    found = patches_of(features, torch.nn.Identity(), batch, 3)
     assert [one.structure for one in found] == [1, 1, 2, 2] * 2
     for one in found:
         axis = torch.eye(3)
@@ -166,7 +166,8 @@ def test_patches_lie_on_borders_and_know_both_sides() -> None:
 def test_contrast_is_in_standard_deviations() -> None:
     batch = batch_of()
     image = batch.label[:, None].float() * 10
-    found = patches_of(torch.ones(2, 1, 16, 16), replace(batch, image=image), 3)
+    features = torch.ones(3, 1, 16, 16)
+    found = patches_of(features, torch.nn.Identity(), replace(batch, image=image), 3)
     grey, inside = image[0, 0], batch.label[0] == 2
     expected = (20 - grey[~inside].mean()) / grey.std(correction=0)
     assert found[2].contrast == pytest.approx(expected.item(), rel=1e-5)
@@ -184,13 +185,12 @@ def test_contrast_is_in_standard_deviations() -> None:
 )
 def test_without_a_known_border_there_is_no_patch(spoil: Callable[[Batch], Batch]) -> None:
     batch = spoil(batch_of())
-    assert patches_of(torch.ones(2, 1, 16, 16), batch, 3) == []
+    assert patches_of(torch.ones(3, 1, 16, 16), torch.nn.Identity(), batch, 3) == []
     method = made()
     loss = value(method, batch, 0.5)
     loss.backward()
     assert torch.isfinite(loss)
-    assert method.projector.weight.grad is not None
-    assert not method.projector.weight.grad.any()
+    assert method.projector.weight.grad is None
 
 
 @pytest.mark.parametrize("dims", SPECS)
@@ -200,9 +200,8 @@ def test_loss_is_the_sum_of_its_four_terms(dims: int) -> None:
     coarse, refined = method.heads(features)
     supervised = half_and_half(coarse, batch) + half_and_half(refined, batch)
     agreement = (coarse[2:].softmax(1) - refined[2:].softmax(1)).square().mean()
-    embedding = torch.nn.functional.normalize(method.projector(features[:2]), dim=1)
     torch.manual_seed(3)
-    patches = patches_of(embedding, batch, 3)
+    patches = patches_of(features, method.projector, batch, 3)
     terms = (intra_loss(patches), inter_loss(patches))
     assert min(term.item() for term in (*terms, agreement)) > 1e-4
     for progress in (0.0, 0.5, 1.0):
@@ -230,8 +229,7 @@ def test_refined_output_depends_on_the_coarse_one() -> None:
 def test_ranked_losses_reach_features_and_projector_alone() -> None:
     method, batch = made(), batch_of()
     features = method.network.features(batch.image)
-    embedding = torch.nn.functional.normalize(method.projector(features[:2]), dim=1)
-    patches = patches_of(embedding, batch, 3)
+    patches = patches_of(features, method.projector, batch, 3)
     for loss in (intra_loss(patches), inter_loss(patches)):
         method.modules.zero_grad()
         loss.backward(retain_graph=True)
@@ -253,11 +251,11 @@ def test_saved_and_restored_it_predicts_the_same_and_learns_on() -> None:
 
 def test_patches_are_drawn_again_from_the_same_seed() -> None:
     batch = batch_of()
-    embedding = torch.nn.functional.normalize(torch.randn(2, 4, 16, 16), dim=1)
+    features = torch.randn(3, 4, 16, 16)
     drawn = []
     for _ in range(2):
         torch.manual_seed(5)
-        drawn.append(patches_of(embedding, batch, 3))
+        drawn.append(patches_of(features, torch.nn.Identity(), batch, 3))
     for one, other in zip(*drawn, strict=True):
         assert torch.equal(one.inner, other.inner)
     assert len(border_patches.some(torch.arange(9), 4)) == 4

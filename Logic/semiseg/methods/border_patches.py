@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -33,39 +34,71 @@ class Patch:
     contrast: float
 
 
-def patches_of(embedding: Tensor, batch: Batch, n_classes: int) -> list[Patch]:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Window:
+    """Where a patch is, and flat masks of its voxels; `voxels` are numbers within the batch."""
+
+    structure: int
+    voxels: Tensor
+    inside: Tensor
+    inner: Tensor
+    outer: Tensor
+    background: Tensor
+    contrast: float
+
+    def patch(self, embedding: Tensor) -> Patch:
+        """With the embeddings (n, D) of its voxels."""
+        around = embedding[self.background]
+        return Patch(
+            structure=self.structure,
+            inner=some(embedding[self.inner], VOXELS),
+            outer=some(embedding[self.outer], VOXELS),
+            whole=_mean_direction(embedding[self.inside]),
+            around=_mean_direction(around) if len(around) else None,
+            contrast=self.contrast,
+        )
+
+
+def patches_of(
+    features: Tensor, project: Callable[[Tensor], Tensor], batch: Batch, n_classes: int
+) -> list[Patch]:
     """Two patches of each structure that has a known border in each labelled sample.
 
-    `embedding` (n_labelled, D, *). Voxels count that are known for all classes and trusted by half.
+    `features` (B, F, *); `project` makes rows (n, F) of them embeddings (n, D) of any length.
+    Voxels count that are known for all classes and trusted by half.
     """
-    found = []
+    windows = list(_windows(batch, n_classes))
+    if not windows:
+        return []
+    # One look-up for all: each slice of the features would have a gradient of their full size.
+    voxels = torch.cat([window.voxels for window in windows])
+    rows = features.movedim(1, -1).flatten(0, -2).index_select(0, voxels)
+    embedding = nn.functional.normalize(project(rows).float(), dim=1)
+    parts = embedding.split([len(window.voxels) for window in windows])
+    return [window.patch(part) for window, part in zip(windows, parts, strict=True)]
+
+
+def _windows(batch: Batch, n_classes: int) -> Iterator[_Window]:
+    number = torch.arange(batch.label.numel(), device=batch.label.device).view_as(batch.label)
     for sample in range(batch.n_labelled):
         label, grey = batch.label[sample], batch.image[sample, 0].float()
         settled = (batch.valid[sample] >= TRUSTED) & batch.known[sample].all(dim=0)
         for structure in range(1, n_classes):
-            inside, outside = (settled & (label == structure)), (settled & (label != structure))
+            inside, outside = settled & (label == structure), settled & (label != structure)
             border = inside & near(outside)
             for centre in some(border.nonzero(), PATCHES):
                 at = window(centre)
-                masks = (inside[at], outside[at], (settled & (label == 0))[at])
-                whole = embedding[sample][(slice(None), *at)]
-                found.append(_patch(structure, whole, grey[at], masks))
-    return found
-
-
-def _patch(
-    structure: int, embedding: Tensor, grey: Tensor, masks: tuple[Tensor, Tensor, Tensor]
-) -> Patch:
-    inside, outside, background = masks
-    contrast = (grey[inside].mean() - grey[outside].mean()).abs()
-    return Patch(
-        structure=structure,
-        inner=some(embedding[:, inside & near(outside)].T, VOXELS),
-        outer=some(embedding[:, outside & near(inside)].T, VOXELS),
-        whole=_mean_direction(embedding[:, inside]),
-        around=_mean_direction(embedding[:, background]) if background.any() else None,
-        contrast=float(contrast / grey.std(correction=0).clamp(min=1e-6)),
-    )
+                own, other, seen = inside[at], outside[at], grey[at]
+                difference = (seen[own].mean() - seen[other].mean()).abs()
+                yield _Window(
+                    structure=structure,
+                    voxels=number[sample][at].flatten(),
+                    inside=own.flatten(),
+                    inner=(own & near(other)).flatten(),
+                    outer=(other & near(own)).flatten(),
+                    background=(other & (label[at] == 0)).flatten(),
+                    contrast=float(difference / seen.std(correction=0).clamp(min=1e-6)),
+                )
 
 
 def near(mask: Tensor) -> Tensor:
@@ -94,5 +127,5 @@ def some(rows: Tensor, count: int) -> Tensor:
 
 
 def _mean_direction(embedding: Tensor) -> Tensor:
-    """The mean (D,) of `embedding` (D, n), of length one."""
-    return nn.functional.normalize(embedding.mean(dim=1), dim=0)
+    """The mean (D,) of `embedding` (n, D), of length one."""
+    return nn.functional.normalize(embedding.mean(dim=0), dim=0)

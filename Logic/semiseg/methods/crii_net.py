@@ -50,7 +50,7 @@ class CoarseRefined(Method):
             conv_block(n_features, n_features, depth, one, flat=spec.within_slices),
             convolution(n_features, n_classes, 1),
         )
-        self.projector = convolution(n_features, EMBEDDED, 1)
+        self.projector = nn.Linear(n_features, EMBEDDED)
         self.modules = nn.ModuleDict(
             {
                 "network": self.network,
@@ -73,9 +73,8 @@ class CoarseRefined(Method):
         if not batch.all_labelled:
             blind = slice(batch.n_labelled, None)
             loss = loss + ramp(progress, 1.0) * consistency(coarse[blind], refined[blind])
-        embedding = self.projector(features[: batch.n_labelled]).float()
-        patches = patches_of(nn.functional.normalize(embedding, dim=1), batch, coarse.shape[1])
-        ranked = intra_loss(patches) + inter_loss(patches) if patches else 0.0 * embedding.sum()
+        patches = patches_of(features, self.projector, batch, coarse.shape[1])
+        ranked = intra_loss(patches) + inter_loss(patches) if patches else 0.0 * features.sum()
         return {"network": loss + RANKED_WEIGHT * ranked}
 
     def heads(self, features: Tensor) -> tuple[Tensor, Tensor]:
