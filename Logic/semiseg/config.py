@@ -116,7 +116,8 @@ class TrainConfig:
     `steps` alone makes a run that repeats to the bit on one machine. `dims` "2": networks see
     single axial slices; then `patch` is (1, y, x). "2.5": their two neighbours too. `sparing`:
     less time for unlabelled scans than methods were published with. `atlas_warps`: labelled scans
-    are bent towards other patients too. `clock`: what `minutes` are counted by;
+    are bent towards other patients too. `bridging`: images get random looks between CT and MR.
+    `clock`: what `minutes` are counted by;
     "processor" compares trainings fairly on a machine that does other work too. `preset`: the
     published protocol that the settings are of, see `learning.presets.with_preset`.
     """
@@ -136,6 +137,7 @@ class TrainConfig:
     sparing: bool = False
     deep_supervision: bool = False
     atlas_warps: bool = False
+    bridging: bool = False
     start_from: str | None = None
     clock: ClockName = "wall"
     preset: str | None = None

@@ -6,6 +6,11 @@ import pytest
 import torch
 
 from semiseg.data.bridging import Bridging, bridged
+from semiseg.learning.learner import Learner
+from semiseg.learning.plan import Plan
+from semiseg.learning.speed import made_up
+from semiseg.methods.base import MethodSettings
+from semiseg.networks import NetworkSpec
 
 ALWAYS = Bridging(curve_chance=1.0, network_chance=1.0)
 
@@ -66,3 +71,29 @@ def test_some_looks_turn_the_order_of_greys_around() -> None:
     curve = Bridging(curve_chance=1.0, network_chance=0.0)
     slopes = [bridged(ramp, curve, seeded(s)).flatten().diff() for s in range(8)]
     assert any((slope < -1e-6).any() and (slope > 1e-6).any() for slope in slopes)
+
+
+NETWORK = NetworkSpec(n_classes=3, channels=(4, 4), strides=((2, 2, 2),), convolutions=(1, 1))
+
+
+def first_loss(method: str, *, bridging: bool) -> float:
+    plan = Plan(
+        spacing_mm_zyx=(2.0, 2.0, 2.0),
+        patch_zyx=(8, 8, 8),
+        n_labelled=2,
+        n_unlabelled=0,
+        network=NETWORK,
+        device="cpu",
+    )
+    settings = MethodSettings(network=NETWORK, bridging=bridging)
+    learner = Learner(method, settings, torch.device("cpu"), seed=1)
+    return float(learner.learn(made_up(plan, learner.device), 0.5))
+
+
+def test_every_method_can_learn_from_random_looks_and_repeats_them() -> None:
+    looks = [first_loss("supervised", bridging=True) for _ in range(2)]
+    assert looks[0] == looks[1] != first_loss("supervised", bridging=False)
+
+
+def test_a_method_that_makes_random_looks_itself_gets_no_others() -> None:
+    assert first_loss("cascade", bridging=True) == first_loss("cascade", bridging=False)

@@ -39,11 +39,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
 
 def test_frame_options_reach_the_settings(asked: Asked, phantom_study: Make) -> None:
     folder = str(phantom_study().folder)
-    flags = ["--sparing", "--deep-supervision", "--atlas-warps", "--dims", "2.5"]
+    flags = ["--sparing", "--deep-supervision", "--atlas-warps", "--bridging", "--dims", "2.5"]
     assert app.run(["train", folder, *flags, "--method", "auto"]) == 0
     config = asked.config
     assert (config.sparing, config.deep_supervision, config.atlas_warps) == (True, True, True)
-    assert (config.dims, config.method) == ("2.5", "auto")
+    assert (config.dims, config.method, config.bridging) == ("2.5", "auto", True)
     assert asked.group.size == 1
 
 

@@ -59,6 +59,7 @@ _SENDABLE = {
         "sparing",
         "deep_supervision",
         "atlas_warps",
+        "bridging",
         "device",
     },
     "predict": {"overlap", "flips", "keep_islands", "device"},

@@ -153,6 +153,9 @@ def train(
         bool,
         typer.Option("--atlas-warps", help="Bend annotated scans towards other patients, too."),
     ] = False,
+    bridging: Annotated[
+        bool, typer.Option("--bridging", help="Give scans random looks between CT and MR.")
+    ] = False,
     preset: Annotated[
         str | None, typer.Option(metavar="NAME", help=f"A published protocol. {preset_help()}")
     ] = None,
@@ -211,6 +214,7 @@ def train(
         sparing=sparing,
         deep_supervision=deep_supervision,
         atlas_warps=atlas_warps,
+        bridging=bridging,
         clock=cast("ClockName", clock),
     )
     if preset is not None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from semiseg.data.batch import Batch
+from semiseg.data.bridging import bridged
 from semiseg.group import ALONE, Group
 from semiseg.learning.checkpoint import (
     Checkpoint,
@@ -72,6 +74,8 @@ class Learner:
         # A method may draw random numbers; after a resume it has to draw the same.
         torch.manual_seed(self.seed * 1_000_003 + self.step)
         self._set_rates(progress)
+        if self.method.settings.bridging and not self.method.bridges:
+            batch = replace(batch, image=bridged(batch.image))
         with self._precision():
             losses = self.method.losses(batch, progress)
         self._descend(losses)

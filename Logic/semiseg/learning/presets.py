@@ -39,6 +39,7 @@ PRESETS: Mapping[str, Preset] = {
             "sparing": False,
             "deep_supervision": False,
             "atlas_warps": False,
+            "bridging": False,
             "start_from": None,
         },
         words=(

@@ -65,6 +65,7 @@ class RunSettings:
     checkpoint_every_s: float
     checkpoint_every_steps: int | None
     sparing: bool = False
+    bridging: bool = False
     group: Group = ALONE
     start: Start | None = None
     framing: Framing | None = None
@@ -210,6 +211,7 @@ class Run:
             network=self.plan.network,
             learning_rate=self.settings.learning_rate,
             sparing=self.settings.sparing,
+            bridging=self.settings.bridging,
             streams=self.plan.streams,
             labelled=Counter(case.modality for case in self.cases if case.labelled),
         )

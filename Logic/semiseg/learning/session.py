@@ -208,6 +208,7 @@ class Session:
             checkpoint_every_s=self.config.checkpoint_every_s,
             checkpoint_every_steps=self.config.checkpoint_every_steps,
             sparing=self.config.sparing,
+            bridging=self.config.bridging,
             start=self._begin,
             framing=self._framing if self.plan.whole else None,
             clock=self.config.clock,

@@ -38,14 +38,16 @@ METHODS: Mapping[str, str] = {
 class MethodSettings:
     """What every method is built from.
 
-    `sparing`: less work per step than published. `labelled`: training scans with labels by
-    modality, as far as known; a trained model does not depend on them. `options`: what was chosen
-    of `Method.options`. `streams`: the kinds of volumes of a case, for methods that use companions.
+    `sparing`: less work per step than published. `bridging`: images get random looks between CT
+    and MR, see `data.bridging`. `labelled`: training scans with labels by modality, as far as
+    known; a trained model does not depend on them. `options`: what was chosen of `Method.options`.
+    `streams`: the kinds of volumes of a case, for methods that use companions.
     """
 
     network: NetworkSpec
     learning_rate: float = 1e-3
     sparing: bool = False
+    bridging: bool = False
     labelled: Mapping[Modality, int] = field(default_factory=dict)
     options: Mapping[str, str] = field(default_factory=dict)
     streams: tuple[str, ...] = ()
@@ -61,6 +63,7 @@ class Method(ABC):
     `uses_frame`: whether they should hold whole scans, placed on one frame, in place of patches;
     `uses_plain`: whether they should hold images with unchanged grey values, too; `needs_both`:
     whether there is nothing to learn unless scans of both modalities are there;
+    `bridges`: whether it gives images random looks by itself;
     `learns_from_carried`: whether scans with propagated labels serve as unlabelled ones, so that
     no more of these are needed where propagation reached every scan;
     `deeply_supervised`: whether its loss knows coarse heads. `options`: what can be chosen, by
@@ -76,6 +79,7 @@ class Method(ABC):
     uses_frame: bool = False
     uses_plain: bool = False
     needs_both: bool = False
+    bridges: bool = False
     learns_from_carried: bool = False
     deeply_supervised: bool = False
     options: Mapping[str, tuple[str, ...]] = {}

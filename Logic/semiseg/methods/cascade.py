@@ -58,6 +58,7 @@ class Cascade(TaughtNetwork):
     A step costs a supervised one and a forward pass of the teacher on patches with such voxels.
     """
 
+    bridges = True
     learns_from_carried = True
     options: Mapping[str, tuple[str, ...]] = {"without": ("nothing", *INGREDIENTS)}
 
