@@ -75,7 +75,7 @@ def predict_over(
             versions[case.id] = save_prediction(
                 study,
                 case,
-                _arrays(outcome.require()),
+                arrays_of(outcome.require()),
                 model=(record.id, model.name),
                 config=config,
             )
@@ -226,7 +226,8 @@ def _companions(arguments: Mapping[str, Any], files: Mapping[str, Path]) -> Comp
     return Companions(stream=arguments["stream"], images=images)
 
 
-def _arrays(value: Mapping[str, Any]) -> PredictionArrays:
+def arrays_of(value: Mapping[str, Any]) -> PredictionArrays:
+    """What `predict_files` gave, as `inference.predict_image` gives it."""
     shape = tuple(value["shape"])
     z, y, x = value["window_zyx"]
     return PredictionArrays(
