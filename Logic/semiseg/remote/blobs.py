@@ -80,9 +80,12 @@ class Store:
         """Puts pieces together from the parts that lie in `folders`; those that are damaged."""
         damaged = []
         for piece in pieces:
-            parts = sorted(
-                path for folder in folders for path in (folder / FOLDER).glob(f"{piece.sha256}.*")
-            )
+            found = {
+                path.name: path
+                for folder in folders
+                for path in (folder / FOLDER).glob(f"{piece.sha256}.*")
+            }
+            parts = [found[name] for name in sorted(found)]
             if not parts or len(parts) != int(parts[0].suffix[1:]):
                 continue
             content = b"".join(part.read_bytes() for part in parts)
