@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from semiseg import inference
+from semiseg import own_grid
 from semiseg.config import PredictConfig
 from semiseg.errors import (
     CancelledError,
@@ -129,7 +129,7 @@ def test_a_stop_keeps_what_is_ready_and_nothing_half(
 
     def stop(event: Event) -> None:
         if event.data.get("case") == "first":
-            monkeypatch.setattr(inference, "upsample", interrupted)
+            monkeypatch.setattr(own_grid, "upsample", interrupted)
 
     def interrupted(*arguments: object) -> None:
         raise CancelledError("stopped")
