@@ -33,6 +33,7 @@ def cascade(*without: str, spec: NetworkSpec = SPEC) -> Cascade:
     name = "+".join(["cascade", *(f"without={one}" for one in without)])
     method = build_method(name, MethodSettings(network=spec))
     assert isinstance(method, Cascade)
+    method.recall.known.fill_(1.0)
     return method
 
 
@@ -40,6 +41,13 @@ def plain_cascade() -> Cascade:
     """No random look, no pasting: what is left can be computed by hand."""
     method = cascade()
     method.ingredients = Ingredients(paste=False, bridging=False)
+    return method
+
+
+def unready_cascade(*without: str) -> Cascade:
+    """One that does not know class 2 yet."""
+    method = cascade(*without)
+    method.recall.known[2] = 0.4
     return method
 
 
@@ -182,11 +190,11 @@ def test_relabelling_leaves_other_samples_and_voxels_alone() -> None:
 def test_each_ingredient_can_be_left_out_and_changes_the_loss(name: str) -> None:
     whole, part = cascade(), cascade(name)
     assert getattr(part.ingredients, name) is False
-    torch.manual_seed(11)
     progress = 0.4
     values = []
     for method in (whole, part):
-        torch.manual_seed(11)  # a seed with which a box is pasted
+        method.recall.known[2] = 0.79  # nearly ready
+        torch.manual_seed(11)  # a seed with which a box is pasted and a look is given
         values.append(method.losses(batch(), progress)["network"].item())
     assert values[0] != values[1]
 
@@ -228,3 +236,42 @@ def test_slices_are_learned_from_too() -> None:
     slices = replace(given, **{name: getattr(given, name)[..., 1, :, :] for name in names})
     value = loss(cascade(spec=flat), slices, 0.9)
     assert torch.isfinite(value)
+
+
+def test_until_the_network_knows_every_structure_it_learns_as_supervised_ones_do() -> None:
+    method, given = unready_cascade(), batch()
+    expected = supervised_loss(
+        method.network(given.image[:2]), given.label[:2], given.valid[:2], given.known[:2]
+    )
+    assert loss(method, given, 1.0).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert loss(unready_cascade("readiness"), given, 1.0).item() != pytest.approx(expected.item())
+
+
+def test_readiness_rises_with_the_recall_of_the_worst_structure() -> None:
+    recall = cascade().recall
+    for worst, expected in ((0.4, 0.0), (0.5, 0.0), (0.65, 0.5), (0.8, 1.0), (0.9, 1.0)):
+        recall.known[1:] = torch.tensor([0.95, worst])
+        assert recall.readiness == pytest.approx(expected, abs=1e-6)
+
+
+def test_recall_is_the_mean_probability_at_labelled_voxels_weighted_by_trust() -> None:
+    recall = cascade().recall
+    recall.known.zero_()
+    given = batch(n_unlabelled=0)
+    chance = torch.tensor([0.2, 0.5, 0.3])
+    logits = chance.log().view(1, 3, 1, 1, 1).expand(2, 3, *SHAPE)
+    label = given.label.clone()
+    label[label == 2] = 1
+    recall.see(logits, replace(given, label=label))
+    assert recall.known.tolist() == pytest.approx([0.03 * 0.2, 0.03 * 0.5, 0.0])
+    unknown = replace(given, label=label, known=torch.zeros_like(given.known))
+    recall.see(logits, unknown)
+    assert recall.known.tolist() == pytest.approx([0.03 * 0.2, 0.03 * 0.5, 0.0])
+
+
+def test_what_was_recalled_is_kept_with_checkpoints() -> None:
+    method = cascade()
+    method.recall.known.copy_(torch.tensor([0.1, 0.2, 0.3]))
+    other = cascade()
+    other.memory.load_state_dict(method.memory.state_dict())
+    assert torch.equal(other.recall.known, method.recall.known)

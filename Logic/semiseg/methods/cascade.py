@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from semiseg.data.batch import Batch
 from semiseg.data.bridging import bridged
@@ -19,8 +19,10 @@ FIRST, LAST = 0.3, 0.8
 STEADY = 0.5
 SUREST = 0.99
 PASTE_CHANCE = 0.5
+POOR, GOOD = 0.5, 0.8
+MEMORY = 0.97
 PASTE_SIDES = (0.3, 0.7)
-INGREDIENTS = ("network_labels", "schedule", "confidence", "paste", "bridging")
+INGREDIENTS = ("network_labels", "schedule", "confidence", "paste", "bridging", "readiness")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +32,7 @@ class Ingredients:
     `network_labels`: the teacher has a say where no human drew. `schedule`: it gets it late and
     ever more, otherwise half of it always. `confidence`: carried labels count as they are
     trusted, otherwise all alike. `paste`: patches are pasted into each other. `bridging`: the
-    student sees random looks that lie between modalities.
+    student sees random looks between modalities. `readiness`: all but trust waits for it.
     """
 
     network_labels: bool = True
@@ -38,6 +40,7 @@ class Ingredients:
     confidence: bool = True
     paste: bool = True
     bridging: bool = True
+    readiness: bool = True
 
     @classmethod
     def without(cls, name: str) -> Ingredients:
@@ -55,7 +58,12 @@ class Cascade(TaughtNetwork):
     g(c) = log(1 + C c / (1 - c)). s rises from 0 (before 30 % of the training, when no teacher is
     asked) to 0.8. The teacher, the mean of the student's weights, sees the plain patch, the
     student its random look, with a box of another patch pasted in every other time.
-    A step costs a supervised one and a forward pass of the teacher on patches with such voxels.
+
+    All that waits until the network knows every structure: a teacher that has not found the kidneys
+    yet unlearns them, and changed images are learned more slowly. Readiness rises from 0 to 1 as
+    the running recall of the worst structure rises from 0.5 to 0.8; it multiplies s and the chances
+    of pasting and of looks. Until then a step costs what a supervised one costs, later also the
+    teacher's forward pass on patches with open voxels.
     """
 
     bridges = True
@@ -65,14 +73,21 @@ class Cascade(TaughtNetwork):
     def __init__(self, settings: MethodSettings) -> None:
         super().__init__(settings)
         self.ingredients = Ingredients.without(self.option("without"))
+        self.recall = Recall(settings.network.n_classes)
+        self.memory["recall"] = self.recall
 
     def losses(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """The supervised loss of what each voxel most likely is."""
-        batch = self._told(batch, self.share(progress))
-        if self.ingredients.paste and torch.rand(()) < PASTE_CHANCE:
+        ready = self.recall.readiness if self.ingredients.readiness else 1.0
+        batch = self._told(batch, self.share(progress) * ready)
+        paste, look = torch.rand(2).tolist()
+        if self.ingredients.paste and paste < PASTE_CHANCE * ready:
             batch = pasted(batch)
-        image = bridged(batch.image) if self.ingredients.bridging else batch.image
+        image = batch.image
+        if self.ingredients.bridging and look < ready:
+            image = bridged(image)
         outputs = self.network.outputs(image)
+        self.recall.see(outputs[0].detach(), batch)
         return {"network": deep_supervised_loss(outputs, batch.label, batch.valid, batch.known)}
 
     def share(self, progress: float) -> float:
@@ -98,6 +113,34 @@ class Cascade(TaughtNetwork):
         logits = self.teacher(batch.image[rows]).float()
         label, weight = fused(logits, batch.label[rows], batch.valid[rows] * carried[rows], share)
         return relabelled(batch, rows, open_to[rows], label, weight)
+
+
+class Recall(nn.Module):
+    """The running mean of each structure's probability at voxels that are labelled as it."""
+
+    known: Tensor
+
+    def __init__(self, n_classes: int) -> None:
+        super().__init__()
+        self.register_buffer("known", torch.zeros(n_classes))
+
+    @property
+    def readiness(self) -> float:
+        """0 to 1 as the worst structure's recall rises from 0.5 to 0.8."""
+        worst = float(self.known[1:].min())
+        return min(1.0, max(0.0, (worst - POOR) / (GOOD - POOR)))
+
+    @torch.no_grad()
+    def see(self, logits: Tensor, batch: Batch) -> None:
+        """Take in every fourth voxel; structures without a labelled one keep their mean."""
+        label, valid = batch.label[:, None, ..., ::4], batch.valid[..., ::4]
+        chance = logits[..., ::4].float().softmax(dim=1).gather(1, label).flatten()
+        there, known = label.flatten(), batch.known[..., ::4].gather(1, label)[:, 0]
+        weight = (valid * known).flatten()
+        total = torch.zeros_like(self.known).scatter_add_(0, there, weight)
+        hit = torch.zeros_like(self.known).scatter_add_(0, there, weight * chance)
+        new = MEMORY * self.known + (1 - MEMORY) * hit / total.clamp(min=1e-6)
+        self.known.copy_(torch.where(total > 0, new, self.known))
 
 
 def fused(logits: Tensor, label: Tensor, trust: Tensor, share: float) -> tuple[Tensor, Tensor]:
