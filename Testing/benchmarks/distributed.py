@@ -392,10 +392,14 @@ def echo(value: int, seconds: float = 0.0) -> Task:
 def warm(executor: Executor, task: Task) -> None:
     """Until every worker has done one task: processes run, libraries are loaded."""
     seen: set[str] = set()
-    for _ in range(20):
-        seen |= {o.worker for o in executor.map([task] * executor.workers) if o.require() or True}
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        outcomes = list(executor.map([task] * executor.workers))
+        seen |= {outcome.worker for outcome in outcomes if outcome.error is None}
         if len(seen) >= executor.workers:
             return
+        time.sleep(0.2)
+    outcomes[0].require()
     sys.exit(f"only {len(seen)} of {executor.workers} workers came")
 
 
