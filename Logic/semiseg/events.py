@@ -24,6 +24,9 @@ report     no figures; steps are cases, and one for the page.
 scan       {"image", "choices", "gaps", "left_out"} of a DICOM source, as `study add --help` says.
 add        {"image", "case", "notes"} per image added, {"image", "error"} per image refused.
 apply      {"case", "version"} per draft merged, {"case", "error"} per draft refused.
+distribute {"task", "attempt", "cause"} of work that other processes share, when some of it is done
+           again: "cause" is died, memory or corrupt; {"case", "error"} for a registration that
+           failed. Steps are registrations, `total` those found so far.
 end        the last event: kind "result" or "error", data as the command's help says.
 """
 
