@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from semiseg.config import PredictConfig, TrainConfig
-from semiseg.errors import ConfigError, NotEnoughLabelsError
+from semiseg.bundle.writing import export_bundle
+from semiseg.config import PredictConfig, PropagationConfig, TrainConfig
+from semiseg.errors import CancelledError, ConfigError, NotEnoughLabelsError, StudyError
 from semiseg.events import Event
 from semiseg.images.grid import Grid
 from semiseg.inference import predict
-from semiseg.learning import framing
+from semiseg.learning import framing, run
 from semiseg.learning.framing import Framing, require_no_sizes
 from semiseg.learning.plan import Plan
 from semiseg.learning.survey import survey
 from semiseg.methods import frame as frames
 from semiseg.methods.frame import Box, Frame, box_around
 from semiseg.models import load_model
+from semiseg.propagation import propagate
 from semiseg.registration.prepared import Prepared
 from semiseg.registration.start import Start
 from semiseg.study.study import Study
@@ -136,6 +139,41 @@ def test_a_few_slices_are_no_atlas(phantom_study: Make) -> None:
     study = phantom_study(("CT", "MR"), slices=(4, 5))
     with pytest.raises(NotEnoughLabelsError, match=r"about \d+%\); propagate the labels first"):
         train(study, config(validation="none"))
+
+
+def test_slices_serve_once_they_are_propagated(phantom_study: Make) -> None:
+    study = phantom_study(("CT", "CT"), annotated=1, slices=(1, 4, 5, 8))
+    with pytest.raises(NotEnoughLabelsError):
+        train(study, config(validation="none"))
+    propagate(study, PropagationConfig(), case_ids=["c0"])
+    kept = weights(study, train(study, config(validation="none")))
+    confidence = kept["modules_of_method.atlases.valid"]
+    assert 0 < int(confidence[confidence > 0].min()) < 255
+
+
+def test_a_stopped_training_goes_on_to_the_same_weights(phantom_study: Make) -> None:
+    study = phantom_study(("CT", "MR"), slices=ALL)
+    settings = config(validation="none", steps=4, checkpoint_every_steps=1)
+    whole = weights(study, train(study, settings, resume=False))
+
+    def stop(event: Event) -> None:
+        if event.phase == "train" and event.step == 1:
+            raise CancelledError("stopped")
+
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr(run, "_REPORT_EVERY_S", 0.0)
+    with pytest.raises(CancelledError):
+        train(study, settings, stop)
+    monkey.undo()
+    again = weights(study, train(study, settings))
+    assert all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
+
+
+def test_a_bundle_cannot_hold_it(phantom_study: Make, tmp_path: Path) -> None:
+    study = phantom_study(("CT", "MR"), slices=ALL)
+    model_id = train(study, config(validation="none", steps=1))
+    with pytest.raises(StudyError, match="a bundle cannot hold"):
+        export_bundle(study, tmp_path / "bundle.zip", model_id)
 
 
 def test_five_atlases_of_a_modality_are_enough(phantom_study: Make) -> None:

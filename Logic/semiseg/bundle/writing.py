@@ -101,6 +101,8 @@ def _structures(study: Study, model: Model) -> list[Structure]:
 def _segmenter(model: Model, name: str) -> Segmenter:
     """The model as the bundle's network, with the same logits; StudyError where none has them."""
     networks = [part for part in model.network.modules() if isinstance(part, UNet)]
+    if not networks:
+        raise _no_bundle(name)
     alike = [part for part in networks if part.spec == networks[0].spec]
     image = torch.randn(1, 1, *_check_shape(model), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -110,7 +112,11 @@ def _segmenter(model: Model, name: str) -> Segmenter:
             made = _assembled(parts)
             if torch.allclose(made(image), expected, rtol=0, atol=_SAME_LOGITS / 10):
                 return made
-    raise StudyError(
+    raise _no_bundle(name)
+
+
+def _no_bundle(name: str) -> StudyError:
+    return StudyError(
         f"{name} was learned by a method whose network a bundle cannot hold; train with "
         "another method (for example supervised or mean_teacher), or export another model"
     )

@@ -211,6 +211,6 @@ def _too_little(shares: dict[str, float]) -> str:
     best = max(shares, key=lambda name: shares[name])
     return (
         "this method carries the labels of whole scans to others, but no training scan is labelled "
-        f"on at least half of its voxels (the best, {best}, on about {shares[best]:.0%}); propagate "
-        "the labels first, or choose another method"
+        f"on at least half of its voxels (the best, {best}, on about {shares[best]:.0%}); "
+        "propagate the labels first, or choose another method"
     )
