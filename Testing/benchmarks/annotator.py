@@ -17,29 +17,41 @@ the scan does; slices without any structure cost ours the same as others.
 Each run (strategy, seed) keeps its study and its figures in `--out` and goes on where it was
 broken off. The table gives the mean over seeds at each number of slices, and the slices and
 minutes after which the mean Dice reaches `--goal`. AUROC: how well the uncertainty of the test
-scans' segmentations finds wrong voxels near surfaces. Data sets as in methods.py; `phantom` needs
-no data; `--quick` is a small phantom run (at most three minutes on one core).
+scans' segmentations finds wrong voxels near surfaces. Data sets as in data_sets.py; `phantom`
+needs no data; `--quick` is a small phantom run (at most three minutes on one core).
+
+`--no-learning` asks another, cheaper question: how soon are the study's own scans segmented well by
+what is drawn and what propagation makes of it? Then no network is trained, Dice and AUROC are of
+the scans that are drawn in (a scan of which nothing is known counts 0), and `case_epistemic` goes
+by the propagation's uncertainty. With `--coarse` all scans are first brought to larger voxels;
+figures are those of the coarse grids.
 
     python Testing/benchmarks/annotator.py abdomen --data abdomen --out runs --seeds 5 \\
         --rounds 8 --per-round 5 --minutes 2
+    python Testing/benchmarks/annotator.py abdomen --data abdomen --out own --seeds 5 --pool 6 \\
+        --no-learning --coarse 5 --quick-registration --rounds 20 --per-round 3 --until-goal \\
+        --parallel 2 --device cpu
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-from data_sets import DATA_SETS, Scan
+from annotator_scans import coarse, phantoms
+from data_sets import DATA_SETS, Scan, scans_of
 
 PLANE = "axial"
 
@@ -55,22 +67,42 @@ class Cost:
 
 def main() -> int:
     given = parse()
+    Path(given.out).mkdir(parents=True, exist_ok=True)
+    scans, names = load(given)
+    runs = [(t, seed) for seed in range(given.seeds) for t in given.strategies.split(",")]
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(given.parallel, mp_context=fresh, max_tasks_per_child=1) as pool:
+        futures = [pool.submit(work, *run, scans, names, given) for run in runs]
+        for future in as_completed(futures):
+            future.result()
+    print(table(Path(given.out), given))
+    return 0
+
+
+def load(given: argparse.Namespace) -> tuple[list[Scan], tuple[str, ...]]:
+    """The scans to draw in and to test on, coarser where asked for, and their structures."""
+    out = Path(given.out)
+    if given.data_set == "phantom":
+        return phantoms(out / "phantoms"), ("liver", "spleen")
+    names = DATA_SETS[given.data_set][1]
+    scans = scans_of(given.data_set, Path(given.data))
+    if given.no_learning:
+        scans = [scan for scan in scans if scan.pool]
+    if given.coarse is None:
+        return scans, names
+    return coarse(scans, out / f"scans-{given.coarse:g}mm", given.coarse, names), names
+
+
+def work(
+    strategy: str, seed: int, scans: list[Scan], names: tuple[str, ...], given: argparse.Namespace
+) -> None:
+    """One run in a process of its own."""
+    # The number of threads must be set before torch is loaded.
     os.environ["OMP_NUM_THREADS"] = str(given.threads)
     import torch
 
     torch.set_num_threads(given.threads)
-    out = Path(given.out)
-    out.mkdir(parents=True, exist_ok=True)
-    if given.data_set == "phantom":
-        scans, names = phantoms(out / "phantoms"), ("liver", "spleen")
-    else:
-        reader, names = DATA_SETS[given.data_set]
-        scans = reader(Path(given.data))
-    for seed in range(given.seeds):
-        for strategy in given.strategies.split(","):
-            Clinician(strategy, seed, scans, names, given).work()
-    print(table(out, given))
-    return 0
+    Clinician(strategy, seed, scans, names, given).work()
 
 
 def parse() -> argparse.Namespace:
@@ -87,7 +119,18 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pool", type=int, help="so many scans to draw in; all if none")
     parser.add_argument("--minutes", type=float, default=2.0, help="of learning per round")
     parser.add_argument("--steps", type=int, help="end learning after so many steps instead")
+    parser.add_argument("--dims", default="auto", help="2: networks see single slices; 3; auto")
+    parser.add_argument("--clock", default="wall", help="what --minutes are: wall or processor")
     parser.add_argument("--no-propagation", action="store_true")
+    parser.add_argument(
+        "--no-learning",
+        action="store_true",
+        help="propagate only; Dice is that of the scans that are drawn in, see above",
+    )
+    parser.add_argument("--coarse", type=float, metavar="MM", help="least voxel size of the scans")
+    parser.add_argument("--quick-registration", action="store_true", help="8 mm, one atlas")
+    parser.add_argument("--until-goal", action="store_true", help="a run ends at the goal")
+    parser.add_argument("--parallel", type=int, default=1, help="runs at the same time")
     parser.add_argument("--goal", type=float, default=0.85)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="auto")
@@ -120,9 +163,7 @@ class Clinician:
         self.cost, self.minutes = Cost(), 0.0
         self.at: str | None = None
         rng = np.random.default_rng((seed, 11))
-        pool = [scan for scan in scans if scan.pool]
-        chosen = rng.permutation(len(pool))[: given.pool or len(pool)]
-        self.pool = [pool[k] for k in sorted(chosen)]
+        self.pool = drawn_in([scan for scan in scans if scan.pool], given.pool, rng)
         self.test = [scan for scan in scans if not scan.pool]
         self.study = self._study(names)
         self.truth: dict[str, np.ndarray] = {}
@@ -132,14 +173,16 @@ class Clinician:
         if self.rows:
             self.minutes, self.at = self.rows[-1]["minutes"], self.rows[-1]["at"]
         for number in range(len(self.rows), self.given.rounds):
-            start = time.monotonic()
+            if self.given.until_goal and first_at(self.rows, self.given.goal):
+                return
+            start = time.process_time()
             rng = np.random.default_rng((self.seed, number, 7))
             drawn = 0
             for case_id, index in self._choices(number, rng):
                 self._draw(case_id, index)
                 drawn += 1
-            model = self._learn(number)
-            dice, found_by_doubt = self._score(model)
+            self._learn(number)
+            dice, found_by_doubt = self._score_own() if self.given.no_learning else self._score()
             self.rows.append(
                 {
                     "round": number,
@@ -150,7 +193,7 @@ class Clinician:
                     "auroc": found_by_doubt,
                     "at": self.at,
                     "drawn": drawn,
-                    "seconds": round(time.monotonic() - start, 1),
+                    "seconds": round(time.process_time() - start, 1),
                 }
             )
             self._save()
@@ -185,7 +228,7 @@ class Clinician:
     def _by_ours(self, _number: int, _rng: np.random.Generator) -> Iterator[tuple[str, int]]:
         from semiseg.suggestion.ranking import SuggestConfig, suggest
 
-        config = SuggestConfig(n=self.given.per_round, planes=(PLANE,), at=self.at)
+        config = SuggestConfig(n=self.given.per_round, planes=(PLANE,), at=self.at, register_s=1e6)
         return iter([(one.case_id, one.index) for one in suggest(self.study, config)])
 
     def _by_uniform(self, number: int, _rng: np.random.Generator) -> Iterator[tuple[str, int]]:
@@ -215,10 +258,10 @@ class Clinician:
     ) -> Iterator[tuple[str, int]]:
         doubts = {}
         for scan in self.pool:
-            versions = self.study.prediction_versions(scan.name)
-            if scan.name not in self._touched() and versions:
-                info = self.study.prediction_info(scan.name, versions[-1]).info
-                doubts[scan.name] = float(info.get("uncertainty") or 0.0)
+            said = self.study.suggestion(scan.name)
+            if scan.name not in self._touched() and said is not None:
+                there = said.array > 0
+                doubts[scan.name] = float(said.uncertainty[there].mean()) if there.any() else 1.0
         if not doubts:
             return self._by_case_random(number, rng)
         case_id = max(sorted(doubts), key=lambda name: doubts[name])
@@ -246,41 +289,65 @@ class Clinician:
             total += float(np.count_nonzero(mask[:, 1:] != mask[:, :-1]) * y)
         return total * np.pi / 4
 
-    def _learn(self, number: int) -> int:
-        from semiseg.config import PredictConfig, PropagationConfig, TrainConfig
+    def _learn(self, number: int) -> None:
+        """Propagate, train, segment: whatever of it is asked for."""
+        from semiseg.config import PredictConfig, PropagationConfig, RegistrationConfig, TrainConfig
         from semiseg.inference import predict
         from semiseg.propagation import propagate
         from semiseg.trainer import train
 
-        pool = [scan.name for scan in self.pool]
         if not self.given.no_propagation:
-            propagate(self.study, PropagationConfig(), case_ids=pool)
-        config = TrainConfig(
+            quick = RegistrationConfig(spacing_mm=8.0, iterations=8, device=self.given.device)
+            config = PropagationConfig()
+            if self.given.quick_registration:
+                config = PropagationConfig(atlases=1, registration=quick)
+            propagate(self.study, config, case_ids=[scan.name for scan in self.pool])
+        if self.given.no_learning:
+            return
+        settings = TrainConfig(
             minutes=None if self.given.steps else self.given.minutes,
             steps=self.given.steps,
             seed=self.seed * 1000 + number,
             device=self.given.device,
             validation="none",
+            dims=self.given.dims,
+            clock=self.given.clock,
         )
-        model = train(self.study, config)
+        model = train(self.study, settings)
         predict(self.study, model, None, PredictConfig(device=self.given.device))
-        return model
 
-    def _score(self, _model: int) -> tuple[dict[str, float], dict[str, float]]:
+    def _score(self) -> tuple[dict[str, float], dict[str, float]]:
         """Mean Dice over structures per test scan, and how well uncertainty finds wrong voxels."""
-        from semiseg.metrics import score
-
         found, aurocs = {}, {}
         for scan in self.test:
-            grid = self.study.cases[scan.name].grid
             prediction, truth = self.study.prediction(scan.name), self._truth(scan.name)
-            ids = self.study.protocol.ids
-            scores = score(prediction.array, truth, ids, grid.spacing_mm_zyx)
-            found[scan.name] = mean({s.id: s.dice for s in scores if s.dice == s.dice})
+            found[scan.name] = self._dice(scan, prediction.array)
             area = auroc(prediction.array, truth, prediction.uncertainty)
             if area is not None:
                 aurocs[scan.name] = area
         return found, aurocs
+
+    def _score_own(self) -> tuple[dict[str, float], dict[str, float]]:
+        """The same of the scans that are drawn in: what is drawn and what propagation added."""
+        found, aurocs = {}, {}
+        for scan in self.pool:
+            label = self.study.label(scan.name)
+            if label is None:
+                found[scan.name] = 0.0
+                continue
+            found[scan.name] = self._dice(scan, label.array)
+            said = self.study.suggestion(scan.name)
+            if said is not None and said.uncertainty is not None:
+                area = auroc(label.array, self._truth(scan.name), said.uncertainty)
+                aurocs |= {} if area is None else {scan.name: area}
+        return found, aurocs
+
+    def _dice(self, scan: Scan, array: np.ndarray) -> float:
+        from semiseg.metrics import score
+
+        grid, ids = self.study.cases[scan.name].grid, self.study.protocol.ids
+        scores = score(array, self._truth(scan.name), ids, grid.spacing_mm_zyx)
+        return mean({s.id: s.dice for s in scores if s.dice == s.dice})
 
     def _truth(self, case_id: str) -> np.ndarray:
         from semiseg.images.labels import read_label
@@ -311,6 +378,19 @@ class Clinician:
         temporary.replace(self.file)
 
 
+def drawn_in(pool: list[Scan], count: int | None, rng: np.random.Generator) -> list[Scan]:
+    """`count` scans by chance, of each modality as many as the other; all without a count."""
+    if count is None:
+        return pool
+    kinds = sorted({scan.modality for scan in pool})
+    found = []
+    for number, kind in enumerate(kinds):
+        mine = [scan for scan in pool if scan.modality == kind]
+        share = count // len(kinds) + (number < count % len(kinds))
+        found += [mine[k] for k in sorted(rng.permutation(len(mine))[:share])]
+    return found
+
+
 def auroc(found: np.ndarray, truth: np.ndarray, uncertainty: np.ndarray) -> float | None:
     """Area under the ROC of uncertainty for wrong voxels within two voxels of any surface.
 
@@ -328,56 +408,6 @@ def auroc(found: np.ndarray, truth: np.ndarray, uncertainty: np.ndarray) -> floa
         return None
     ranks = stats.rankdata(doubt)
     return float((ranks[wrong].sum() - n_wrong * (n_wrong + 1) / 2) / (n_wrong * n_right))
-
-
-def phantoms(folder: Path, count: int = 6) -> list[Scan]:
-    """Torsos with two organs of varying place and size; the last third are tests."""
-    from semiseg.images.grid import Grid
-    from semiseg.images.labels import Segment, write_label
-    from semiseg.images.reading import write_image
-
-    folder.mkdir(parents=True, exist_ok=True)
-    grid = Grid(size_xyz=(32, 32, 24), spacing_mm_xyz=(6.0, 6.0, 8.0))
-    segments = tuple(
-        Segment(id=i, name=name, color=(200, 80 * i, 60))
-        for i, name in ((1, "liver"), (2, "spleen"))
-    )
-    found = []
-    for number in range(count):
-        image, label = phantom(number, grid.shape_zyx)
-        path = folder / f"p{number}_image.nii.gz"
-        truth = folder / f"p{number}_label.nii.gz"
-        if not truth.exists():
-            write_image(path, image, grid)
-            write_label(truth, label, grid, segments)
-        name = f"p{number}"
-        found.append(
-            Scan(
-                name=name,
-                patient=name,
-                modality="CT",
-                image=path,
-                label=truth,
-                pool=number < count * 2 // 3,
-            )
-        )
-    return found
-
-
-def phantom(seed: int, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    places = np.indices(shape, dtype=np.float32)
-
-    def ball(center: tuple[float, ...], radii: tuple[float, ...]) -> np.ndarray:
-        moved = np.asarray(center) + rng.uniform(-1.5, 1.5, 3)
-        sized = np.asarray(radii) * rng.uniform(0.85, 1.15, 3)
-        return sum(((places[k] - moved[k]) / sized[k]) ** 2 for k in range(3)) <= 1
-
-    body = ball((12, 16, 16), (13, 12, 14))
-    liver, spleen = ball((13, 14, 10), (6, 6, 5)), ball((11, 18, 23), (4, 4, 3))
-    label = np.where(liver, 1, np.where(spleen, 2, 0)).astype(np.uint16)
-    image = np.select([liver, spleen, body], [110.0, 60.0, 0.0], -1000.0)
-    return (image + rng.normal(0, 12, shape)).astype(np.float32), label
 
 
 def table(out: Path, given: argparse.Namespace) -> str:

@@ -20,9 +20,10 @@ from semiseg.study.study import Study
 from semiseg.suggestion.geometry import Floats, Turned, axis_of, distance_mm, near
 from semiseg.suggestion.kept import Arrays, kept
 
-_FORMAT = 2
+_FORMAT = 3
 _STAIRS = np.pi / 4  # a straight line at a random angle is so much shorter than its stairs
 _LEAST = 0.02
+_MISSED = 0.5
 _BEFORE = 0.25  # a model that saw fewer slices counts half of what the propagation does
 _FIGURES = ("wrong_ml", "differ_mm2", "before_mm2", "area_mm2", "contour_mm", "unsure")
 
@@ -131,6 +132,7 @@ def _arrays(case: Case, said: _Said, ids: Sequence[int], reach_mm: float) -> Arr
         chance=turned.view(seen.chance),
         turned=turned,
         n_ids=len(ids),
+        reach_mm=reach_mm,
     )
     found: dict[str, NDArray[np.generic]] = {
         "spoke": np.array([seen.by_model, seen.by_propagation])
@@ -209,6 +211,7 @@ class _Views:
     chance: Floats
     turned: Turned
     n_ids: int
+    reach_mm: float
 
     def plane(self, plane: Plane, contour_mm: Floats, sure: Sequence[Floats]) -> dict[str, Floats]:
         """The figures of one plane; `sure` per axis, in [0, 1], what other planes settle."""
@@ -226,7 +229,7 @@ class _Views:
         area = self._sum(axis, drawn, self.expected[drawn], None)
         differ = self._differing(axis, places, said, also)
         before = self._differing(axis, places, said, earlier)
-        shared = _share_background(wrong, contour_mm)
+        shared = _share_background(wrong, contour_mm, area[1:], spacing[axis], self.reach_mm)
         unsure = 2 * doubt[1:] / np.maximum(area[1:], 1)
         return {
             "wrong_ml": shared * np.float32(pixel_mm2 * spacing[axis] / 1000),
@@ -284,12 +287,27 @@ class _Views:
         return found.reshape(self.n_ids + 1, count).astype(np.float32)
 
 
-def _share_background(sums: Floats, contour_mm: Floats) -> Floats:
-    """Doubts about background go to the structures whose contours run in the slice."""
+def _share_background(
+    sums: Floats, contour_mm: Floats, area: Floats, spacing_mm: float, reach_mm: float
+) -> Floats:
+    """Doubts about background go to the structures whose contours run in the slice.
+
+    Further than the reach from a structure (`area` in pixels, (S, n)) they fade, and together
+    they are at most half of it: a weak program doubts all of the body, and what it missed still
+    lies beside what it found. A structure that is found nowhere may be anywhere.
+    """
     total = contour_mm.sum(axis=0)
     equal = np.full_like(contour_mm, 1 / max(1, len(contour_mm)))
     share = np.divide(contour_mm, total, out=equal, where=total > 0)
-    return np.asarray(sums[1:] + sums[:1] * share)
+    doubts = sums[:1] * share
+    for row, pixels in enumerate(area):
+        there = np.flatnonzero(pixels)
+        if there.size:
+            gaps = distance_mm(len(pixels), there, spacing_mm)
+            doubts[row] *= near(gaps, reach_mm / 2)
+            most = np.float32(_MISSED) * pixels.sum()
+            doubts[row] *= most / max(float(doubts[row].sum()), float(most))
+    return np.asarray(sums[1:] + doubts)
 
 
 def _sure_elsewhere(
