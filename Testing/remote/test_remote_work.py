@@ -102,7 +102,7 @@ def test_drawing_while_the_job_runs_wins_over_its_results(
 def test_the_second_round_sends_only_what_is_new(study: Study, ray: Any, run: Run) -> None:
     run(ray)
     first = len(ray.uploaded)
-    images = [name for name in ray.uploaded if b"type: short" in ray.packages[name]]
+    images = [name for name in ray.uploaded if b"type: float" in ray.packages[name]]
     drawn = np.zeros((10, 16, 16), np.uint16)
     drawn[3, 4:8, 4:8] = 2
     study.annotate("c1", drawn, plane="axial", indices=(3,))

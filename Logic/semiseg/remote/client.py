@@ -136,10 +136,11 @@ class Dashboard:
         return str(self._json("GET", f"/api/jobs/{quote(job_id)}/logs").get("logs") or "")
 
     def file(self, node: str, name: str) -> bytes | None:
-        """A file below the cluster's folder of logs; None while it is not there."""
+        """A file below the cluster's folder of logs; None while it is not there, or empty."""
         query = urlencode({"node_id": node, "filename": name, "lines": -1, "timeout": 3600})
         try:
-            return self._answer("GET", f"/api/v0/logs/file?{query}", missing=True)
+            # Of a file that is not there Ray now and then says that it is empty.
+            return self._answer("GET", f"/api/v0/logs/file?{query}", missing=True) or None
         except RemoteError as error:
             if error.cause == "server" and "file is not found" in str(error):
                 return None
