@@ -29,6 +29,8 @@ from semiseg.study.versions import version_folder, write_manifest
 Fetch = Callable[[Piece], bytes]
 _WAIT_S = 120.0
 _MARK = "remote_job"
+# Less than one step of what is stored, yet more than nothing: such voxels keep their origin.
+_SOME = np.float32(1e-6)
 
 
 @dataclass(kw_only=True)
@@ -164,7 +166,8 @@ class _Applying:
             label = CaseFiles(files, case.id, case.grid).read_label(1)
             # What programs said; humans' voxels are as the study has them now.
             ours = label.origin == Origin.PROPAGATED
-            array[ours], confidence[ours] = label.array[ours], label.confidence[ours]
+            array[ours] = label.array[ours]
+            confidence[ours] = np.maximum(label.confidence[ours], _SOME)
             ids = label.propagated_ids
         return self._study.propagated(
             case.id, array, confidence, structure_ids=ids, gate=gate, info=told
