@@ -33,7 +33,6 @@ Cause = Literal[
     "full",
     "lost",
     "damaged",
-    "changed",
     "failed",
     "cancelled",
     "unencrypted",
