@@ -74,7 +74,7 @@ def patches_of(
     voxels = torch.cat([window.voxels for window in windows])
     rows = features.movedim(1, -1).flatten(0, -2).index_select(0, voxels)
     embedding = nn.functional.normalize(project(rows).float(), dim=1)
-    parts = embedding.split([len(window.voxels) for window in windows])
+    parts = torch.split(embedding, [len(window.voxels) for window in windows])
     return [window.patch(part) for window, part in zip(windows, parts, strict=True)]
 
 
