@@ -140,6 +140,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--threads", type=int, default=1, help="per run")
     parser.add_argument("--parallel", type=int, default=1, help="runs at the same time")
+    parser.add_argument("--ray", metavar="ADDRESS", help="do the runs on this Ray cluster")
     parser.add_argument("--device", default="auto")
     given = parser.parse_args()
     require_known(parser, given)
@@ -197,6 +198,15 @@ def in_processes(
     task: Callable, items: list, scans: list[Scan], given: argparse.Namespace
 ) -> Iterable[tuple]:
     """`task` of each item in a process of its own; item and result as they come."""
+    if given.ray:
+        from method_tasks import over_cluster
+
+        for item, found, why in over_cluster(task.__name__, items, given):
+            if found is None:
+                say(f"{item} failed: {why}")
+            else:
+                yield item, found
+        return
     fresh = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(given.parallel, mp_context=fresh, max_tasks_per_child=1) as pool:
         futures = {pool.submit(task, item, scans, given): item for item in items}
