@@ -592,3 +592,19 @@ def test_once_programs_spoke_of_all_scans_nothing_is_registered(study: Study) ->
     views = case_views(study, SuggestConfig(register_s=1e6))
     assert [view.places for view in views] == [None] * 3
     assert not list(study.cache_dir.rglob("place.npz"))
+
+
+def test_a_weak_propagations_doubts_about_background_stay_beside_what_it_found(
+    study: Study,
+) -> None:
+    """Else drawing empty slices far from everything is cheap and seems to gain most."""
+    for case_id in study.cases:
+        _propagate(study, case_id, _truth(), 0.3)
+    doubts = doubts_of(study, study.case("c0"), reach_mm=20.0).planes["axial"]
+    organ_ml = (_truth() == 1).sum() * 3 * 3 * 5 / 1000
+    assert doubts.wrong_ml[0].sum() <= organ_ml
+    assert not (doubts.wrong_ml[:, 28:] > 0.05 * doubts.wrong_ml.max()).any()
+
+    found = suggest(study, SuggestConfig(n=4, planes=("axial",)))
+
+    assert all(3 <= one.index <= 25 for one in found)
