@@ -40,11 +40,11 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import numpy as np
 import psutil
 import torch
-from distributed_data import ORGANS, phantom, predicted, registered, untrained
+from distributed_data import phantom, predicted, registered, untrained
 from distributed_model import model_table
+from distributed_pieces import case_rows, piece_rows
 from tables import markdown
 
 import semiseg
@@ -56,10 +56,8 @@ from semiseg.distributed.loopback import LoopbackCluster
 from semiseg.distributed.predictions import prediction_task
 from semiseg.distributed.registrations import registration_task
 from semiseg.distributed.serial import SerialExecutor
-from semiseg.distributed.values import pack
-from semiseg.images.grid import Grid
 from semiseg.images.intensity import guess_modality
-from semiseg.images.reading import read_image, write_image
+from semiseg.images.reading import read_image
 
 PARTS = ("register", "predict", "kill", "node", "small", "cases", "pieces")
 ECHO = "semiseg.distributed.probes:echo"
@@ -207,102 +205,13 @@ class Bench:
         return rows
 
     def cases(self) -> list[dict]:
-        """A large study: what each further hundred cases costs."""
-        from semiseg.study.protocol import Protocol, common_structure
-        from semiseg.study.study import Study
-
-        n, step = (100, 50) if self.given.quick else (1_000, 200)
-        protocol = Protocol((common_structure("liver", 1),))
-        study = Study.create(self.folder / "study", name="many", protocol=protocol)
-        rows, rng, model = [], np.random.default_rng(0), untrained(self.folder)
-        start = time.perf_counter()
-        for number in range(1, n + 1):
-            path = self.folder / f"tiny{number}.nii.gz"
-            grid = Grid(size_xyz=(8, 8, 8), spacing_mm_xyz=(3.0, 3.0, 3.0))
-            write_image(path, rng.normal(0, 100, (8, 8, 8)).astype(np.float32), grid)
-            study.add_case(path, case_id=f"c{number}", modality="CT")
-            if number % step == 0:
-                rows.append(self.asked(study, model, number, (time.perf_counter() - start) / step))
-                start = time.perf_counter()
-        return rows
-
-    def asked(self, study, model: Path, number: int, add_s: float) -> dict:
-        """Opening a study of `number` cases, and packing each as a task."""
-        clock = time.perf_counter()
-        opened = type(study).open(study.folder)
-        open_s = time.perf_counter() - clock
-        clock = time.perf_counter()
-        for case in opened.cases.values():
-            path = opened.image_path(case.id)
-            pack(prediction_task(model, path, case.modality, PredictConfig()).arguments)
-        return {
-            "part": "cases",
-            "method": "study",
-            "tasks": number,
-            "add_ms": round(add_s * 1000, 2),
-            "open_ms": round(open_s / number * 1000, 3),
-            "overhead_ms": round((time.perf_counter() - clock) / number * 1000, 3),
-            "driver_mib": round(psutil.Process().memory_info().rss / 2**20, 1),
-        }
+        return case_rows(self.folder, quick=self.given.quick)
 
     def pieces(self) -> list[dict]:
-        """What one case of a real size costs where, for the model."""
-        x, y, z = (64, 64, 40) if self.given.quick else map(int, self.given.size.split(","))
-        device = self.given.device
-        paths = [self.folder / f"large{n}.nii.gz" for n in range(2)]
-        for number, path in enumerate(paths):
-            phantom(path, (z, y, x), number, spacing_mm=(400 / x, 400 / y, 400 / z))
-        image = (paths[0], "CT")
-        files = {"fixed": paths[0], "moving": paths[1]}
-        config = RegistrationConfig(device=device)
-        work = {
-            "register": registration_task("CT", "CT", config, files),
-            "predict": prediction_task(
-                untrained(self.folder / device, device), *image, PredictConfig(device=device)
-            ),
-        }
-        rows = []
-        with SerialExecutor() as here:
-            for name, task in work.items():
-                outcomes = list(here.map([task] * 2))  # the first loads and compiles
-                value = outcomes[1].require()
-                rows.append(
-                    {
-                        "part": "pieces",
-                        "method": f"{name} on {device_name(device)}",
-                        "piece": name,
-                        "tasks": 1,
-                        "seconds": round(outcomes[1].seconds, 3),
-                        "result_mb": round(len(pack(value)) / 1e6, 2),
-                        "file_mb": round(paths[0].stat().st_size / 1e6, 2),
-                        "voxels_xyz": [x, y, z],
-                    }
-                )
-        return [*rows, self.saving(paths[0], value)]
-
-    def saving(self, path: Path, value: dict) -> dict:
-        """What the driver does for each case: keep the prediction."""
-        from semiseg.distributed.predictions import arrays_of
-        from semiseg.inference import save_prediction
-        from semiseg.study.protocol import Protocol, common_structure
-        from semiseg.study.study import Study
-
-        protocol = Protocol(tuple(common_structure(n, i) for i, n in enumerate(ORGANS, 1)))
-        study = Study.create(self.folder / "saving", name="one", protocol=protocol)
-        case = study.add_case(path, case_id="one", modality="CT")
-        clock = time.perf_counter()
-        found = arrays_of(value)
-        save_prediction(study, case, found, model=(1, "m"), config=PredictConfig())
-        seconds = time.perf_counter() - clock
-        kept = sum(f.stat().st_size for f in study.folder.rglob("*") if f.is_file())
-        return {
-            "part": "pieces",
-            "method": "save in the driver",
-            "piece": "save",
-            "tasks": 1,
-            "seconds": round(seconds, 3),
-            "kept_mb": round(kept / 1e6, 2),
-        }
+        size = "64,64,40" if self.given.quick else self.given.size
+        x, y, z = map(int, size.split(","))
+        extent_mm = 150 if self.given.quick else 400
+        return piece_rows(self.folder, (x, y, z), extent_mm, self.given.device)
 
     def compared(self, part: str, tasks: list[Task], digest: Callable) -> list[dict]:
         """Here, with one worker, and with two."""
@@ -406,10 +315,6 @@ def warm(executor: Executor, task: Task) -> None:
 def same(outcomes: list[Outcome], expected: dict[int, str], digest: Callable) -> dict:
     found = {outcome.index: digest(outcome.require()) for outcome in outcomes}
     return {"identical": found == expected and len(outcomes) == len(expected)}
-
-
-def device_name(device: str) -> str:
-    return torch.cuda.get_device_name() if device == "cuda" else "one CPU thread"
 
 
 def describe(given: argparse.Namespace) -> dict:

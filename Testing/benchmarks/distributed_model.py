@@ -1,4 +1,4 @@
-"""What 10,000 cases take on 1, 8 and 64 GPUs, from measured pieces; used by `distributed.py`.
+"""What 10,000 cases take on 1, 8 and 64 workers, one per GPU, from measured pieces; used by `distributed.py`.
 
 Workers do registrations and inferences side by side; one driver hands out tasks and saves results;
 one network link carries scans to the workers and results back. The slowest of the three decides.
@@ -11,7 +11,7 @@ from tables import markdown
 
 CASES = 10_000
 PAIRS = 3  # registrations per case: atlases that vote
-GPUS = (1, 8, 64)
+WORKERS = (1, 8, 64)  # one per GPU, where the pieces were measured on one
 LINK_MB_S = 110.0  # what a link of 1 Gbit/s carries
 HOUR = 3600.0
 
@@ -28,31 +28,32 @@ def model_table(rows: list[dict]) -> str:
     driver_s = (PAIRS + 1) * per_task_s + piece["save"]["seconds"]
     traffic_mb = case_traffic_mb(piece)
     lines, full = [], {}
-    for gpus in GPUS:
+    for workers in WORKERS:
         hours = {
-            "GPUs": CASES * worker_s / gpus / HOUR,
+            "workers": CASES * worker_s / workers / HOUR,
             "driver": CASES * driver_s / HOUR,
             "network": CASES * traffic_mb / LINK_MB_S / HOUR,
         }
-        full[gpus] = max(hours, key=lambda name: hours[name])
+        full[workers] = max(hours, key=lambda name: hours[name])
         lines.append(
             [
-                str(gpus),
+                str(workers),
                 f"{max(hours.values()):.1f}",
                 *(f"{value:.1f}" for value in hours.values()),
-                full[gpus],
+                full[workers],
             ]
         )
-    head = ["GPUs", "hours", "GPUs alone", "driver alone", "network alone", "full first"]
+    head = ["workers", "hours", "workers alone", "driver alone", "network alone", "full first"]
     sizes = (
-        f"Per case {worker_s:.1f} s on a GPU ({PAIRS} registrations, one inference), "
+        f"Measured: {piece['register']['method']}, {piece['predict']['method']}. "
+        f"Per case {worker_s:.1f} s on a worker ({PAIRS} registrations, one inference), "
         f"{driver_s:.2f} s in the driver, {traffic_mb:.0f} MB over the network. "
         f"In all {CASES * traffic_mb / 1e6:.1f} TB of traffic, "
         f"{CASES * piece['register']['file_mb'] / 1e6:.2f} TB of scans and "
         f"{CASES * kept_mb(piece) / 1e6:.2f} TB of what is kept."
     )
     edges = (
-        f"The driver is full from {worker_s / driver_s:.0f} GPUs on, a link of 1 Gbit/s from "
+        f"The driver is full from {worker_s / driver_s:.0f} workers on, a link of 1 Gbit/s from "
         f"{worker_s / (traffic_mb / LINK_MB_S):.0f} on."
     )
     return "\n\n".join([markdown(head, lines), sizes, edges])
