@@ -41,7 +41,7 @@ class FakeSession:
         self.states = [U, S, D, E]
         self.structures = PROTOCOL
         self.before_edit: Callable[[], None] = lambda: None
-        self.uncertainty_shown = False
+        self.uncertainty_shown = self.origin_shown = False
         self.held = SimpleNamespace(volume=None, drawn=None, suggestion=None, uncertainty=None)
         self.case: Any = None
         self.told: list[tuple[Any, ...]] = []
@@ -86,7 +86,7 @@ class FakeSession:
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         known = ("mark_done", "mark_empty", "unmark", "next_done", "take_over", "jump_to")
-        if name not in (*known, "next_slice", "show_uncertainty"):
+        if name not in (*known, "next_slice", "show_uncertainty", "show_origin"):
             raise AttributeError(name)
         return lambda *values, **named: self.told.append((name, *values, *named.values()))
 
@@ -363,6 +363,20 @@ def test_uncertainty_is_asked_for_once_per_click(fake: FakeSession, section: Any
     fake.uncertainty_shown = True
     shown.refresh({"suggestion"})
     assert fake.told == [("show_uncertainty", True)]
+
+
+def test_origin_is_asked_for_once_per_click_and_has_a_legend(
+    fake: FakeSession, section: Any
+) -> None:
+    fake.open()
+    shown = section(fake)
+    shown.originCheckBox.checked = True
+    assert fake.told == [("show_origin", True)]
+    assert not shown.legendLabel.visible
+    fake.origin_shown = True
+    shown.refresh({"suggestion"})
+    assert shown.legendLabel.visible
+    assert fake.told == [("show_origin", True)]
 
 
 def test_keys_are_listed_on_demand(fake: FakeSession, section: Any) -> None:
