@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from semiseg.cli.options import StudyFolder, shell_path
+from semiseg.cli.remote_words import wish_of
 from semiseg.cli.screen import Screen, screen_of
 from semiseg.errors import ConfigError
 
@@ -42,28 +43,6 @@ JobId = Annotated[
     str | None, typer.Argument(metavar="[JOB]", help="Job, or its beginning; the newest if none.")
 ]
 _PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
-# Nothing that names a file of this computer can be sent.
-_SENDABLE = {
-    "propagate": {"atlases", "spacing", "iterations", "by_shape", "seed", "device"},
-    "train": {
-        "method",
-        "minutes",
-        "steps",
-        "seed",
-        "validation",
-        "spacing",
-        "dims",
-        "batch_size",
-        "learning_rate",
-        "human_only",
-        "sparing",
-        "deep_supervision",
-        "atlas_warps",
-        "bridging",
-        "device",
-    },
-    "predict": {"overlap", "flips", "keep_islands", "device"},
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,7 +246,7 @@ def _send(context: typer.Context, kind: Kind) -> None:
     from semiseg.remote.work import submit
     from semiseg.study.study import Study
 
-    folder, wish = _wish(kind, context.args)
+    folder, wish = wish_of(kind, context.args)
     study = Study.open(folder)
     access = _access(context, where.on, None, None)
     if where.show:
@@ -390,35 +369,3 @@ def _access(
         token = read_token(Path(path))
     ca = ca or (where.ca_file if where else None)
     return Access(address=parse_address(address), token=token, ca_file=ca)
-
-
-def _wish(kind: Kind, words: list[str]) -> tuple[Path, Wish]:
-    """The study and the work in a command line, checked as if it ran here."""
-    from typer.main import get_command
-
-    from semiseg.cli import work
-    from semiseg.remote.packing import Wish
-
-    local = typer.Typer(rich_markup_mode=None)
-    work.register(local)
-    command = get_command(local).commands[kind]  # type: ignore[attr-defined]
-    given = command.make_context(f"semiseg {kind}", list(words)).params
-    arguments: list[str] = []
-    for option in command.params:
-        value, name = given.get(option.name), option.name
-        if name in ("folder", "cases", "model") or value == option.default:
-            continue
-        if name not in _SENDABLE[kind]:
-            raise ConfigError(
-                f"{option.opts[0]} cannot be used on a cluster: it names a file of this computer "
-                "or belongs to work here; leave it out"
-            )
-        arguments += [option.opts[0]] if value is True else [option.opts[0], str(value)]
-    cases = given.get("cases")
-    wish = Wish(
-        kind=kind,
-        arguments=tuple(arguments),
-        case_ids=tuple(cases) if cases else None,
-        model_id=given.get("model"),
-    )
-    return given["folder"], wish

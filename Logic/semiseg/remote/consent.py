@@ -8,6 +8,7 @@ from pathlib import Path
 from semiseg.disclosure import warn_of_identity
 from semiseg.events import Json, ignore
 from semiseg.remote.address import Address
+from semiseg.remote.manifest import Manifest
 from semiseg.remote.packing import Package
 from semiseg.study.study import Study
 
@@ -45,30 +46,20 @@ class Disclosure:
 
 def disclose(study: Study, package: Package, address: Address) -> Disclosure:
     """What would leave for `address`."""
-    manifest = package.manifest
-    images = sum(case.image.size_bytes for case in manifest.cases)
-    pieces = manifest.pieces.values()
-    total = sum(piece.size_bytes for piece in pieces)
-    labelled = sum(case.label is not None for case in manifest.cases)
+    pieces = package.manifest.pieces.values()
     # Text is the job's description alone; voxels hold no names.
-    text = {"the job's description": manifest.to_bytes().decode()}
+    text = {"the job's description": package.manifest.to_bytes().decode()}
     findings = warn_of_identity(study, Path("/nowhere"), text, ignore)
+    total = sum(piece.size_bytes for piece in pieces)
     lines = [
         f"To {address.url}{'' if address.safe else ', NOT ENCRYPTED: others on the way can read'}:",
-        f"- {len(manifest.cases)} scans as bare voxels ({images / 1e6:.1f} MB)",
-    ]
-    if labelled:
-        lines.append(f"- the labels of {labelled} of them, and which slices are done")
-    if manifest.model is not None:
-        lines.append("- the weights of the model")
-    lines += [
-        f"- the settings of the work ({manifest.kind}) and the structures' numbers",
+        *_sent(package.manifest),
         f"Altogether {len(pieces)} files, {total / 1e6:.1f} MB; what is there is not sent again.",
         f"Removed: {REMOVED}.",
         f"Not removed: {STAYS}.",
         "Kept there: scans and labels until nobody used them for 30 days, results for 14 days.",
+        *(f"Warning: {finding}" for finding in findings),
     ]
-    lines += [f"Warning: {finding}" for finding in findings]
     return Disclosure(
         address=address,
         lines=tuple(lines),
@@ -76,3 +67,17 @@ def disclose(study: Study, package: Package, address: Address) -> Disclosure:
         files=len(pieces),
         findings=findings,
     )
+
+
+def _sent(manifest: Manifest) -> list[str]:
+    images = sum(case.image.size_bytes for case in manifest.cases)
+    labelled = sum(case.label is not None for case in manifest.cases)
+    lines = [f"- {len(manifest.cases)} scans as bare voxels ({images / 1e6:.1f} MB)"]
+    if labelled:
+        lines.append(f"- the labels of {labelled} of them, and which slices are done")
+    if manifest.model is not None:
+        lines.append("- the weights of the model")
+    return [
+        *lines,
+        f"- the settings of the work ({manifest.kind}) and the structures' numbers",
+    ]

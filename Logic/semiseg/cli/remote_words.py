@@ -1,0 +1,69 @@
+"""Reads the command line of work that is to be done elsewhere, as if it were done here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from semiseg.errors import ConfigError
+
+if TYPE_CHECKING:
+    from semiseg.remote.manifest import Kind
+    from semiseg.remote.packing import Wish
+
+# Nothing that names a file of this computer can be sent.
+_SENDABLE = {
+    "propagate": {"atlases", "spacing", "iterations", "by_shape", "seed", "device"},
+    "train": {
+        "method",
+        "minutes",
+        "steps",
+        "seed",
+        "validation",
+        "spacing",
+        "dims",
+        "batch_size",
+        "learning_rate",
+        "human_only",
+        "sparing",
+        "deep_supervision",
+        "atlas_warps",
+        "bridging",
+        "device",
+    },
+    "predict": {"overlap", "flips", "keep_islands", "device"},
+}
+
+
+def wish_of(kind: Kind, words: list[str]) -> tuple[Path, Wish]:
+    """The study and the work in a command line, checked as if it ran here."""
+    from typer.main import get_command
+
+    from semiseg.cli import work
+    from semiseg.remote.packing import Wish
+
+    local = typer.Typer(rich_markup_mode=None)
+    work.register(local)
+    command = get_command(local).commands[kind]  # type: ignore[attr-defined]
+    given = command.make_context(f"semiseg {kind}", list(words)).params
+    arguments: list[str] = []
+    for option in command.params:
+        value, name = given.get(option.name), option.name
+        if name in ("folder", "cases", "model") or value == option.default:
+            continue
+        if name not in _SENDABLE[kind]:
+            raise ConfigError(
+                f"{option.opts[0]} cannot be used on a cluster: it names a file of this computer "
+                "or belongs to work here; leave it out"
+            )
+        arguments += [option.opts[0]] if value is True else [option.opts[0], str(value)]
+    cases = given.get("cases")
+    wish = Wish(
+        kind=kind,
+        arguments=tuple(arguments),
+        case_ids=tuple(cases) if cases else None,
+        model_id=given.get("model"),
+    )
+    return given["folder"], wish
