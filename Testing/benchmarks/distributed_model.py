@@ -1,4 +1,4 @@
-"""What 10,000 cases take on 1, 8 and 64 workers, one per GPU, from measured pieces; used by `distributed.py`.
+"""What 10,000 cases take on 1, 8 and 64 workers, from measured pieces; used by `distributed.py`.
 
 Workers do registrations and inferences side by side; one driver hands out tasks and saves results;
 one network link carries scans to the workers and results back. The slowest of the three decides.

@@ -147,7 +147,9 @@ def test_cancel_ends_all_processes_at_once() -> None:
     assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
-def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+@posix
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGINT", "SIGTERM"])
+def test_workers_end_with_their_parent(how: str) -> None:
     import subprocess
 
     script = (
@@ -155,16 +157,31 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
         "from semiseg.distributed.executor import Task\n"
         f"about, echo = {ABOUT!r}, {ECHO!r}\n"
         "with LocalExecutor(1) as one:\n"
-        "    print(next(one.map([Task(function=about)])).require()['pid'], flush=True)\n"
-        "    list(one.map([Task(function=echo, arguments={'value': 1, 'seconds': 600})]))\n"
+        "    long = Task(function=echo, arguments={'value': 1, 'seconds': 600})\n"
+        "    outcomes = one.map([Task(function=about), long])\n"
+        "    print(next(outcomes).require()['pid'], flush=True)\n"
+        "    next(outcomes)\n"
     )
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as parent:
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as parent:
         assert parent.stdout is not None
         worker = psutil.Process(int(parent.stdout.readline()))
-        parent.kill()
-    # The first iterator was left, so its worker may be gone already, and another be at work.
-    worker.wait(timeout=60) if worker.is_running() else None
-    assert not worker.is_running()
+        parent.send_signal(getattr(signal, how))
+        parent.wait(timeout=60)
+    deadline = time.monotonic() + 60
+    while lives(worker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not lives(worker)
+
+
+def lives(process: psutil.Process) -> bool:
+    """Whether it runs; one that nobody took notice of yet does not."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_a_worker_that_cannot_start_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
