@@ -323,9 +323,7 @@ def test_train_has_an_end_and_tells_the_model(
 ) -> None:
     configs = []
 
-    def train(
-        study: Study, config: object, emit: Callable[[Event], None], *, resume: bool, group: object
-    ) -> int:
+    def train(study: Study, config: object, emit: Callable[[Event], None], **more: object) -> int:
         configs.append(config)
         emit(Event(kind="result", phase="train", step=1, total=1))
         return 7

@@ -111,3 +111,54 @@ def test_a_slice_that_is_not_named_whole_is_refused(
     asked: Asked, phantom_study: Make, options: list[str]
 ) -> None:
     assert app.run(["train", str(phantom_study().folder), *options]) == ExitCode.USAGE
+
+
+def test_workers_of_a_training_need_a_cluster(
+    asked: Asked, phantom_study: Make, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(phantom_study().folder)
+    assert app.run(["train", folder, "--workers", "2"]) == ExitCode.USAGE
+    assert "--ray is needed" in capfd.readouterr().err
+    watched = ["--watch", "c0:axial:3", "--watch-out", folder]
+    assert app.run(["train", folder, "--ray", "h:1", *watched]) == ExitCode.USAGE
+    assert "does not go together" in capfd.readouterr().err
+
+
+def test_a_cluster_gets_the_training_and_its_settings(
+    asked: Asked, phantom_study: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[Any, ...]] = []
+
+    def over(folder: Path, config: TrainConfig, *where: Any, **more: Any) -> int:
+        given.append((folder, config.steps, where[:2], more["resume"]))
+        return 4
+
+    monkeypatch.setattr("semiseg.distributed.training.train_over", over)
+    folder = phantom_study().folder
+    flags = ["--ray", "10.0.0.5:6379", "--workers", "4", "--steps", "2", "--fresh"]
+    assert app.run(["train", str(folder), *flags]) == 0
+    assert given == [(folder, 2, ("10.0.0.5:6379", 4), False)]
+
+
+def test_workers_share_what_is_propagated_and_segmented(
+    phantom_study: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[str, int, object]] = []
+    monkeypatch.setattr(
+        "semiseg.distributed.registrations.propagate_over",
+        lambda study, config, executor, emit, case_ids: given.append(
+            ("propagate", executor.workers, case_ids)
+        ),
+    )
+    monkeypatch.setattr(
+        "semiseg.distributed.predictions.predict_over",
+        lambda study, model, cases, config, executor, emit: given.append(
+            ("predict", executor.workers, cases)
+        ),
+    )
+    study = phantom_study()
+    study.add_model(lambda path: None, {"name": "m"})
+    assert app.run(["propagate", str(study.folder), "c1", "--workers", "3"]) == 0
+    assert app.run(["predict", str(study.folder), "--workers", "2"]) == 0
+    assert given == [("propagate", 3, ("c1",)), ("predict", 2, ("c0", "c1"))]
+    assert app.run(["predict", str(study.folder), "--workers", "0"]) == ExitCode.USAGE

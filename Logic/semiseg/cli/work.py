@@ -87,13 +87,15 @@ def propagate(
     chosen = chosen_cases(study, cases)
     screen.loading()
     from semiseg.distributed.choice import Engine, chosen_executor
-    from semiseg.distributed.registrations import propagate_over
-    from semiseg.propagation import propagate as run
 
     engine = Engine(workers=workers, ray=ray, device=config.registration.device)
     if engine.alone:
+        from semiseg.propagation import propagate as run
+
         run(study, config, screen.emit, case_ids=chosen)
     else:
+        from semiseg.distributed.registrations import propagate_over
+
         with chosen_executor(engine) as executor:
             propagate_over(study, config, executor, screen.emit, case_ids=chosen)
     study.reload()
@@ -329,13 +331,15 @@ def predict(
     model_id = study.model(model).id
     screen.loading()
     from semiseg.distributed.choice import Engine, chosen_executor
-    from semiseg.distributed.predictions import predict_over
-    from semiseg.inference import predict as run
 
     engine = Engine(workers=workers, ray=ray, device=config.device)
     if engine.alone:
+        from semiseg.inference import predict as run
+
         run(study, model_id, chosen, config, screen.emit)
     else:
+        from semiseg.distributed.predictions import predict_over
+
         with chosen_executor(engine) as executor:
             predict_over(study, model_id, chosen, config, executor, screen.emit)
     screen.data(model=model_id, cases=list(chosen))
