@@ -256,7 +256,11 @@ class Bench:
         return self._serial[part]
 
     def row(self, part: str, workers: int, outcomes: list[Outcome], seconds: float) -> dict:
-        """Overhead: what the workers' time exceeds that of their functions by, per task."""
+        """What the workers' time exceeds that of their functions by, per task.
+
+        With one worker that is overhead; with two also the wait for the last, and for a new one.
+        """
+        rest = "overhead_ms" if workers == 1 else "idle_ms"
         own = sum(outcome.seconds for outcome in outcomes)
         return {
             "part": part,
@@ -265,7 +269,7 @@ class Bench:
             "tasks": len(outcomes),
             "seconds": round(seconds, 2),
             "task_seconds": round(statistics.fmean(o.seconds for o in outcomes), 3),
-            "overhead_ms": round((seconds * workers - own) / len(outcomes) * 1000, 1),
+            rest: round((seconds * workers - own) / len(outcomes) * 1000, 1),
             "repeated": sum(outcome.attempts - 1 for outcome in outcomes),
         }
 
@@ -333,7 +337,7 @@ def table(rows: list[dict]) -> str:
     """All rows that are no pieces of the model, then these."""
     columns = (
         "part", "method", "workers", "tasks", "seconds", "speed_up", "identical", "repeated",
-        "overhead_ms", "driver_mib", "start_s", "add_ms", "open_ms", "result_mb", "file_mb",
+        "overhead_ms", "idle_ms", "driver_mib", "start_s", "add_ms", "open_ms", "result_mb", "file_mb",
         "kept_mb",
     )  # fmt: skip
     used = [name for name in columns if any(name in row for row in rows)]
