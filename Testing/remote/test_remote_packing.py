@@ -191,3 +191,13 @@ def test_a_strange_description_is_refused(named: Study, change: dict[str, Any]) 
         Manifest.from_bytes(json.dumps({**values, **change}).encode())
     with pytest.raises(SchemaError, match="damaged"):
         Manifest.from_bytes(b"{")
+
+
+def test_a_stand_in_keeps_the_rule_for_a_structure_and_finds_back() -> None:
+    from semiseg.cleanup import rule_for
+    from semiseg.remote.names import Names, structure_name
+
+    for name in ("liver", "cyst of Smith", "both lungs", "left kidney"):
+        stand_in = structure_name(7, rule_for(name))
+        assert rule_for(stand_in) == rule_for(name)
+        assert Names(real={"structure0007": name}).text(f"{stand_in}: done") == f"{name}: done"

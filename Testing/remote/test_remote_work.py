@@ -393,7 +393,11 @@ def test_a_model_comes_back_once(study: Study, ray: Any, run: Run, access: Any, 
 
         there.add_model(
             write,
-            {"names": {"1": "structure0001"}, "cases": {"scan0001": {}}, "study_id": there.id},
+            {
+                "names": {"1": "left kidney structure0001"},
+                "cases": {"scan0001": {}},
+                "study_id": there.id,
+            },
         )
         return Event(kind="result", phase="end")
 

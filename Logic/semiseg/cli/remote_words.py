@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # Nothing that names a file of this computer can be sent.
 _SENDABLE = {
-    "propagate": {"atlases", "spacing", "iterations", "by_shape", "seed", "device"},
+    "propagate": {"atlases", "spacing", "iterations", "by_shape", "seed", "device", "workers"},
     "train": {
         "method",
         "minutes",
@@ -32,8 +32,9 @@ _SENDABLE = {
         "atlas_warps",
         "bridging",
         "device",
+        "workers",
     },
-    "predict": {"overlap", "flips", "keep_islands", "device"},
+    "predict": {"overlap", "flips", "keep_islands", "device", "workers"},
 }
 
 

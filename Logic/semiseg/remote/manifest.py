@@ -6,9 +6,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 from semiseg import __version__
+from semiseg.cleanup import Rule
 from semiseg.errors import SchemaError
 from semiseg.events import Json
 from semiseg.study.fields import Fields
@@ -89,11 +90,15 @@ class SentCase:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """One job: `arguments` are options of the command `kind`, `structures` the protocol's ids."""
+    """One job: `arguments` are options of the command `kind`, `structures` the protocol's ids.
+
+    `rules` say for each structure what the clean-up may leave of it.
+    """
 
     kind: Kind
     arguments: tuple[str, ...]
     structures: tuple[int, ...]
+    rules: tuple[Rule, ...]
     cases: tuple[SentCase, ...]
     model: Version | None = None
     semiseg: str = __version__
@@ -134,7 +139,16 @@ class Manifest:
             kind=cast(Kind, fields.choice("kind", KINDS)),
             arguments=fields.texts("arguments"),
             structures=fields.integers("structures"),
+            rules=_rules(fields),
             cases=tuple(SentCase.from_json(part) for part in fields.parts("cases")),
             model=None if model is None else Version.from_json(model),
             semiseg=fields.text("semiseg"),
         )
+
+
+def _rules(fields: Fields) -> tuple[Rule, ...]:
+    found = fields.texts("rules")
+    known = tuple(rule for rule in get_args(Rule) if rule in found)
+    if set(known) != set(found) or len(found) != len(fields.integers("structures")):
+        raise SchemaError(f"{fields.where}: one of {get_args(Rule)} is needed for each structure")
+    return cast("tuple[Rule, ...]", found)

@@ -6,10 +6,14 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from semiseg.cleanup import Rule
 from semiseg.events import Event, Json
 
-# Their order is that of the real ones, so that sorting gives the same there as here.
-_TOKEN = re.compile(r"(?<![A-Za-z0-9])(?:scan|person|structure|kind)\d{4,}(?![0-9])")
+# What stays of a structure is decided by its name (`cleanup`), so a stand-in says as much, no more.
+_STAND_IN: dict[Rule, str] = {"large": "", "all": "lesion ", "largest": "left kidney "}
+_TOKEN = re.compile(
+    r"(?<![A-Za-z0-9])(?:lesion |left kidney )?((?:scan|person|structure|kind)\d{4,})(?![0-9])"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +29,7 @@ class Names:
 
     def text(self, text: str) -> str:
         """`text` with the real names."""
-        return _TOKEN.sub(lambda match: self.real.get(match[0], match[0]), text)
+        return _TOKEN.sub(lambda match: self.real.get(match[1], match[0]), text)
 
     def value(self, value: Json) -> Json:
         """Plain values with the real names, in keys, too."""
@@ -37,10 +41,10 @@ class Names:
 
 
 def opaque(kind: str, names: Iterable[str]) -> dict[str, str]:
-    """The opaque name of each of `names`, numbered in their order."""
+    """The opaque name of each of `names`, numbered in their order: sorting gives the same there."""
     return {name: f"{kind}{number:04d}" for number, name in enumerate(sorted(set(names)), 1)}
 
 
-def structure_name(structure_id: int) -> str:
-    """What a structure is called there."""
-    return f"structure{structure_id:04d}"
+def structure_name(structure_id: int, rule: Rule = "large") -> str:
+    """What a structure is called there: its number, and a word that keeps the rule for it."""
+    return f"{_STAND_IN[rule]}structure{structure_id:04d}"

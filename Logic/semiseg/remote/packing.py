@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from semiseg.cleanup import Rule, rule_for
 from semiseg.errors import SchemaError, StudyError
 from semiseg.events import Emit, Json, Progress, ignore
 from semiseg.images.grid import Grid
@@ -90,7 +91,8 @@ class _Packer:
         self._cases = opaque("scan", study.cases)
         self._patients = opaque("person", (case.patient for case in cases))
         self._kinds = opaque("kind", (case.sequence for case in cases if case.sequence))
-        self._segments = opaque_protocol(study.protocol.ids).segments()
+        self._rules = tuple(rule_for(s.name) for s in study.protocol.structures)
+        self._segments = opaque_protocol(study.protocol.ids, self._rules).segments()
 
     def package(self, wish: Wish, emit: Emit) -> Package:
         """The whole job."""
@@ -106,6 +108,7 @@ class _Packer:
             kind=wish.kind,
             arguments=wish.arguments,
             structures=self._study.protocol.ids,
+            rules=self._rules,
             cases=tuple(cases),
             model=None if model_id is None else self._model(model_id),
         )
@@ -193,8 +196,13 @@ class _Packer:
         calibration = fields.optional_part("calibration")
         if calibration is not None:
             info["calibration"] = {"temperature": calibration.number("temperature")}
-        names: dict[str, Json] = {str(i): structure_name(i) for i in fields.integers("classes")[1:]}
+        told = fields.mapping("names")
+        names: dict[str, Json] = {
+            str(i): structure_name(i, rule_for(str(told.get(str(i), ""))))
+            for i in fields.integers("classes")[1:]
+        }
         info["names"] = names
+        info["streams"] = [self._kinds.get(name, name) for name in fields.texts("streams")]
         weights = self._keep((record.folder / WEIGHTS).read_bytes())
         return Version(files={WEIGHTS: weights}, info=info)
 
@@ -240,8 +248,11 @@ def bare_image(array: NDArray[np.float32], grid: Grid) -> bytes:
         return path.read_bytes()
 
 
-def opaque_protocol(ids: Sequence[int]) -> Protocol:
-    """Structures by number alone."""
+def opaque_protocol(ids: Sequence[int], rules: Sequence[Rule]) -> Protocol:
+    """Structures by number, each with the rule for it."""
     return Protocol(
-        tuple(Structure(id=i, name=structure_name(i), color=(200, 100, i % 256)) for i in ids)
+        tuple(
+            Structure(id=i, name=structure_name(i, rule), color=(200, 100, i % 256))
+            for i, rule in zip(ids, rules, strict=True)
+        )
     )

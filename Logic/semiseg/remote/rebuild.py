@@ -35,7 +35,8 @@ def rebuild(manifest: Manifest, store: Store, folder: Path) -> Study:
     if (folder / _READY).exists():
         return Study.open(folder)
     shutil.rmtree(folder, ignore_errors=True)
-    study = Study.create(folder, name="job", protocol=opaque_protocol(manifest.structures))
+    protocol = opaque_protocol(manifest.structures, manifest.rules)
+    study = Study.create(folder, name="job", protocol=protocol)
     images = folder / "images"
     make_folder(images)
     for case in manifest.cases:

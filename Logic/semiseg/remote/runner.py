@@ -86,6 +86,8 @@ def run_command(manifest: Manifest, study: Path, emit: Emit) -> Event:
     """Runs the job's command in a child, passing on what it says; its last event."""
     asked = [case.id for case in manifest.cases if case.asked]
     command = [manifest.kind, str(study), *asked, *manifest.arguments]
+    if "--workers" in manifest.arguments:  # Ray tells its jobs where they run
+        command += ["--ray", os.environ.get("RAY_ADDRESS", "auto")]
     job = Job.start(command, folder=study.parent / f"record-{os.getpid()}")
     ended: list[Event] = []
 
