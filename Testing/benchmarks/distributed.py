@@ -337,8 +337,8 @@ def table(rows: list[dict]) -> str:
     """All rows that are no pieces of the model, then these."""
     columns = (
         "part", "method", "workers", "tasks", "seconds", "speed_up", "identical", "repeated",
-        "overhead_ms", "idle_ms", "driver_mib", "start_s", "add_ms", "open_ms", "result_mb", "file_mb",
-        "kept_mb",
+        "overhead_ms", "idle_ms", "driver_mib", "start_s", "add_ms", "open_ms", "result_mb",
+        "file_mb", "kept_mb",
     )  # fmt: skip
     used = [name for name in columns if any(name in row for row in rows)]
     cells = [[str(row.get(name, "")) for name in used] for row in rows]

@@ -20,6 +20,13 @@ from semiseg.processes import kill_descendants
 
 _STARTUP_S = 60.0
 _STORE_BYTES = 200_000_000
+# Runs a program that ends with whoever holds the other end of stdin, also when that is killed.
+_KEEPER = """
+import subprocess, sys
+from semiseg.child import end_self, watch_lifeline
+watch_lifeline(0, end_self)
+sys.exit(subprocess.call(sys.argv[1:], stdin=subprocess.DEVNULL))
+"""
 
 
 class LoopbackCluster:
@@ -58,6 +65,8 @@ class LoopbackCluster:
         kill_descendants(process.pid)
         process.kill()
         process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
 
     def close(self) -> None:
         """End all processes and remove their files."""
@@ -67,13 +76,14 @@ class LoopbackCluster:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _start(self, *options: str) -> None:
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block"]
+        command = [sys.executable, "-c", _KEEPER, sys.executable]
+        command += ["-m", "ray.scripts.scripts", "start", "--block"]
         common = ["--node-ip-address", "127.0.0.1", "--object-store-memory", str(_STORE_BYTES)]
         common += ["--num-gpus", "0", "--disable-usage-stats", "--temp-dir", str(self.folder)]
         with self._log(len(self._processes) + 1).open("wb") as log:
             process = subprocess.Popen(
                 [*command, *common, *options],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 env=self.environment,
