@@ -170,8 +170,8 @@ class UNet(nn.Module):
     def logits(self, finest: Tensor) -> Tensor:
         """Logits of the finest level of `pyramid`: `head` after `finish`.
 
-        Both are linear, so with a stem they are joined beforehand. That saves
-        the features at full resolution, a quarter of a training step.
+        Both are linear, so with a stem they are joined beforehand, which saves the features at full
+        resolution.
         """
         if not self.spec.stem:
             logits: Tensor = self.head(finest)

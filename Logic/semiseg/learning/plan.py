@@ -155,8 +155,8 @@ def _wants_stem(
 ) -> bool:
     """Where time makes voxels coarser than scans are, the network begins at half resolution.
 
-    There it learns three times as many steps and was far ahead after the same time; elsewhere that
-    was not measured (Testing/benchmarks/ablation.py). A patch that is given has to fit.
+    There it took 2.6 times as many steps and was far ahead after the same time; elsewhere that was
+    not measured (Testing/benchmarks/ablation.py). A patch that is given has to fit.
     """
     if not means.stem:
         return False
