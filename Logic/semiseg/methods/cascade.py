@@ -60,7 +60,7 @@ class Cascade(TaughtNetwork):
     student its random look, with a box of another patch pasted in every other time.
 
     All that waits until the network knows every structure: a teacher that has not found the kidneys
-    yet unlearns them, and changed images are learned more slowly. Readiness rises from 0 to 1 as
+    yet calls them background, and changed images are harder to learn from. Readiness rises from 0 to 1 as
     the running recall of the worst structure rises from 0.5 to 0.8; it multiplies s and the chances
     of pasting and of looks. Until then a step costs what a supervised one costs, later also the
     teacher's forward pass on patches with open voxels.
