@@ -59,11 +59,11 @@ class Cascade(TaughtNetwork):
     asked) to 0.8. The teacher, the mean of the student's weights, sees the plain patch, the
     student its random look, with a box of another patch pasted in every other time.
 
-    All that waits until the network knows every structure: a teacher that has not found the kidneys
-    yet calls them background, and changed images are harder to learn from. Readiness rises from 0 to 1 as
-    the running recall of the worst structure rises from 0.5 to 0.8; it multiplies s and the chances
-    of pasting and of looks. Until then a step costs what a supervised one costs, later also the
-    teacher's forward pass on patches with open voxels.
+    All that waits until the network knows every structure: a teacher that has not found one yet
+    calls it background, and changed images are harder to learn from. Readiness rises from 0 to 1
+    as the running recall of the worst structure rises from 0.5 to 0.8; it multiplies s and the
+    chances of pasting and of looks. Until then a step costs what a supervised one costs, later also
+    the teacher's forward pass on patches with open voxels.
     """
 
     bridges = True
