@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ORDER = ["study", "cases", "structures", "annotate", "work", "export", "engine"]
+ORDER = ["study", "cases", "structures", "annotate", "work", "history", "export", "engine"]
 _OPEN = """
 import json, sys, time
 sys.path[:0] = sys.argv[1].split("|")
