@@ -107,7 +107,7 @@ class Preview:
         self.spent_s += self._cost_s
 
     def _expected(self, now: float) -> float:
-        """Seconds that the next one takes: as the last, before it a training step per window."""
+        """Seconds that the next one takes: as the last; before it, as to learn from its windows."""
         if self._cost_s is not None:
             return self._cost_s
         steps = max(1, self._run.learner.step - self._first_step)
@@ -117,7 +117,8 @@ class Preview:
                 self._slab.image.array.shape, self._run.plan.patch_zyx, strict=True
             )
         )
-        return windows * (now - self._began) / steps
+        samples = self._run.plan.n_labelled + self._run.plan.n_unlabelled
+        return windows * (now - self._began) / (steps * samples)
 
     def _stop(self, why: str) -> None:
         self.stopped = True
