@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-Rule = Literal["largest", "large", "all"]
+from semiseg.config import Rule
+
 LARGE_FRACTION = 0.05
 _SINGLE = re.compile(
     r"liver|spleen|gall ?bladder|stomach|pancreas|o?esophagus|duodenum|trachea|heart|aorta|"

@@ -14,6 +14,8 @@ MODALITIES: tuple[Modality, ...] = get_args(Modality)
 Device = Literal["auto", "cpu", "cuda"]
 Validation = Literal["auto", "split", "leave_one_out", "slices", "none"]
 Dims = Literal["auto", "2", "2.5", "3"]
+# Which loose pieces of a structure stay; here, where it costs the panel no import of SciPy.
+Rule = Literal["largest", "large", "all"]
 FillChoice = Literal["auto", "guided", "interpolated", "nearest"]
 FusionChoice = Literal["vote", "staple"]
 ExportWhat = Literal["combined", "prediction", "label"]

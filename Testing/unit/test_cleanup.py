@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from semiseg.cleanup import Rule, clean_up, rule_for
+from semiseg.cleanup import clean_up, rule_for
+from semiseg.config import Rule
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal, cast, get_args
 
 from semiseg import __version__
-from semiseg.cleanup import Rule
+from semiseg.config import Rule
 from semiseg.errors import SchemaError
 from semiseg.events import Json
 from semiseg.study.fields import Fields

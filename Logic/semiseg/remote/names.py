@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from semiseg.cleanup import Rule
+from semiseg.config import Rule
 from semiseg.events import Event, Json
 
 # What stays of a structure is decided by its name (`cleanup`), so a stand-in says as much, no more.

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from semiseg.cleanup import Rule, rule_for
+from semiseg.cleanup import rule_for
+from semiseg.config import Rule
 from semiseg.errors import SchemaError, StudyError
 from semiseg.events import Emit, Json, Progress, ignore
 from semiseg.images.grid import Grid
