@@ -8,7 +8,8 @@ from slicer.ScriptedLoadableModule import ScriptedLoadableModuleLogic
 class SemiSegParameters:
     """Choices of the user; plain types only, because the scene file holds them as text.
 
-    `scope` is "case" or "all"; `model` 0 is the newest; `formats` is separated by commas.
+    `scope` is "case" or "all"; `model` 0 is the newest; `formats` is separated by commas. `engine`
+    is "here" or "cluster"; of a token only the file that holds it is named, never the token.
     """
 
     study_folder: str = ""
@@ -25,6 +26,10 @@ class SemiSegParameters:
     formats: str = "seg.nrrd"
     export_folder: str = ""
     export_what: str = "combined"
+    engine: str = "here"
+    cluster_address: str = ""
+    cluster_token_file: str = ""
+    cluster_ca_file: str = ""
 
 
 class SemiSegModuleLogic(ScriptedLoadableModuleLogic):

@@ -28,6 +28,7 @@ def kind_title(kind: str) -> str:
         "segment": _("Segmenting"),
         "export": _("Exporting"),
         "report": _("Writing the report"),
+        "end_there": _("Ending the work"),
     }.get(kind, kind)
 
 
@@ -39,6 +40,10 @@ def phase_title(phase: str) -> str:
         "train": _("training"),
         "predict": "",
         "propagate": "",
+        "pack": _("packing"),
+        "upload": _("sending"),
+        "remote": _("on the cluster"),
+        "fetch": _("bringing results back"),
     }.get(phase, phase.replace("_", " "))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from SemiSegModuleLib.sections.annotate import AnnotateSection
 from SemiSegModuleLib.sections.cases import CasesSection
+from SemiSegModuleLib.sections.cluster import ClusterSection
 from SemiSegModuleLib.sections.engine import EngineSection
 from SemiSegModuleLib.sections.export import ExportSection
 from SemiSegModuleLib.sections.history import HistorySection
@@ -24,5 +25,6 @@ SECTIONS: tuple[type, ...] = (
     WorkSection,
     HistorySection,
     ExportSection,
+    ClusterSection,
     EngineSection,
 )

@@ -10,11 +10,11 @@ import slicer
 
 from semiseg.errors import SemiSegError
 from semiseg.jobs import Job
-from SemiSegModuleLib.session_history import HistoryPart
+from SemiSegModuleLib.session_cluster import ClusterPart
 from SemiSegModuleLib.tasks import JobClass
 
 
-class Session(HistoryPart):
+class Session(ClusterPart):
     """The open study, its scene and its jobs.
 
     Call `tick` from one timer, ten times a second. What the user asks for is told back through

@@ -42,6 +42,7 @@ TOPICS = (
     "suggestion",
     "slice",
     "history",
+    "cluster",
 )
 _MOST_ERRORS = 20
 _NOTICE_S = 60.0

@@ -96,6 +96,9 @@ class Panel:
     def onChanged(self, topics: set[str]) -> None:
         if "study" in topics:
             self._fold()
+        if topics & {"study", "cluster"}:
+            for name, section in self.sections.items():
+                self.areas[name].text = section.title()
         for part in (*self.sections.values(), self.messageLine, self.messageEcho):
             try:
                 part.refresh(topics)

@@ -14,7 +14,17 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ORDER = ["study", "cases", "structures", "annotate", "work", "history", "export", "engine"]
+ORDER = [
+    "study",
+    "cases",
+    "structures",
+    "annotate",
+    "work",
+    "history",
+    "export",
+    "cluster",
+    "engine",
+]
 _OPEN = """
 import json, sys, time
 sys.path[:0] = sys.argv[1].split("|")
@@ -72,7 +82,7 @@ def test_sections_stand_in_the_order_of_the_work(shell: Any) -> None:
 
 def test_at_first_only_study_and_engine_can_be_used(shell: Any) -> None:
     usable = [name for name, area in shell.areas.items() if area.enabled]
-    assert usable == ["study", "engine"]
+    assert usable == ["study", "cluster", "engine"]
     assert not shell.areas["study"].collapsed
     assert shell.areas["cases"].collapsed
 

@@ -90,7 +90,7 @@ def test_each_button_starts_its_work_with_the_choices(ready: Any, jobs: Any, unt
     job.end()
     assert until(ready.session)
     ready.minutesBox.value = 2.5
-    ready.methodBox.currentIndex = 3
+    ready.methodBox.currentText = "Uncertainty-aware mean teacher"
     ready.seedBox.value = 9
     ready.learnButton.click()
     assert until(ready.session, lambda: len(jobs.told) == 2)

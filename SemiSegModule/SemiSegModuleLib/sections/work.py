@@ -11,11 +11,13 @@ from slicer.i18n import tr as _
 
 from semiseg.study.overview import gate_in_words
 from SemiSegModuleLib.qt_helpers import button, column, label, row, set_margins
+from SemiSegModuleLib.sections.cluster_consent import ConsentArea
 from SemiSegModuleLib.sections.history_words import advice_in_words
 from SemiSegModuleLib.sections.slice_words import plane_in_words
 from SemiSegModuleLib.sections.work_progress import ProgressArea
 
-_TOPICS = {"study", "cases", "case", "ledger", "structures", "task", "suggestion", "drawn"}
+_DRAWING = {"case", "ledger", "structures", "suggestion", "drawn"}
+_TOPICS = _DRAWING | {"study", "cases", "task", "cluster"}
 _DEVICES = ("auto", "cpu", "cuda")
 _NEWEST = 0
 _LONGEST_MINUTES = 10_000.0
@@ -35,6 +37,9 @@ def method_titles() -> dict[str, str]:
         "dtc": _("Dual-task consistency"),
         "cct_r": _("Cross teaching with registration (CCT-R)"),
         "cmedl": _("Translation between CT and MR (CMEDL)"),
+        "maml": _("A network per modality, learning jointly (MAML)"),
+        "mass": _("Registration between CT and MR (MASS)"),
+        "crii_net": _("Coarse and refined, ranked patches (CRII-Net)"),
         "entropy": _("Entropy minimization"),
     }
 
@@ -48,7 +53,7 @@ class WorkSection:
         self._session = session
         self._models: tuple[int, ...] | None = None
         self._quiet = False
-        self.progress = ProgressArea(session)
+        self.progress, self.consent = ProgressArea(session), ConsentArea(session)
         self.widget = qt.QWidget()
         self._build_scope()
         self._build_buttons()
@@ -64,8 +69,9 @@ class WorkSection:
         """Show what can be done now, and why the rest cannot."""
         if "task" in topics:
             self.progress.show()
-        if topics & {"study", "cases", "task"}:
+        if topics & {"study", "cases", "task", "cluster"}:
             self._show_choices()
+            self.consent.show()
         if topics & {"study", "history", "task"}:
             self._show_advice()
         if topics & _TOPICS:
@@ -124,6 +130,7 @@ class WorkSection:
         self.segmentButton = button(_("Segment all"), self.onSegment)
         self.undoButton = button(_("Undo suggestion"), self.onUndo)
         self.caseLabel, self.adviceLabel, self.previewLabel = label(), label(), label()
+        self.whereLabel = label()
 
     def _build_choices(self) -> None:
         self.minutesBox = qt.QDoubleSpinBox()
@@ -185,7 +192,9 @@ class WorkSection:
             scope,
             times,
             self._watch_box(),
+            self.whereLabel,
             steps,
+            self.consent.widget,
             self.progress.widget,
             self.previewLabel,
             self.adviceLabel,
@@ -206,6 +215,10 @@ class WorkSection:
         self.watchCheckBox.checked = choices.watch
         self._fill_models()
         self._quiet = False
+        on_cluster = self._session.on_cluster
+        self.watchCheckBox.visible = not on_cluster
+        self.whereLabel.visible = on_cluster
+        self.whereLabel.text = _("These run on {address}.").format(address=choices.cluster_address)
 
     def _show_advice(self) -> None:
         """Whether another round pays, and which slice is a preview."""

@@ -30,11 +30,14 @@ class ProgressArea:
         self.bar = qt.QProgressBar()
         self.textLabel = qt.QLabel()
         self.textLabel.wordWrap = True
-        self.cancelButton = button(
-            _("Cancel"), self.onCancel, _("Stop; everything finished so far is kept")
+        self.cancelButton = button(_("Cancel"), self.onCancel)
+        self.leaveButton = button(
+            _("Leave it running"),
+            self.onLeave,
+            _("The work goes on on the cluster; follow it again in the section Where to compute"),
         )
         self.barArea, self.plotArea, self.widget = qt.QWidget(), qt.QWidget(), qt.QWidget()
-        line = row(self.bar, self.cancelButton)
+        line = row(self.bar, self.leaveButton, self.cancelButton)
         line.setStretch(0, 1)
         column(self.barArea, line, self.textLabel)
         column(self.plotArea)
@@ -53,6 +56,12 @@ class ProgressArea:
         self.bar.value = min(task.step, task.total) if known else 0
         self.textLabel.text = progress_in_words(task)
         self.cancelButton.enabled = not task.cancelling
+        self.leaveButton.visible = self._session.can_leave()
+        self.cancelButton.toolTip = (
+            _("Stop; everything finished so far is kept")
+            if self._session.remote is None
+            else _("End the work on the cluster, too")
+        )
         if task.kind == "learn":
             self._show_curves(task)
         else:
@@ -78,6 +87,9 @@ class ProgressArea:
 
     def onCancel(self, *_args: Any) -> None:
         self._session.cancel()
+
+    def onLeave(self, *_args: Any) -> None:
+        self._session.leave()
 
     def _show_curves(self, task: Any) -> None:
         if task is not self._task:
