@@ -103,3 +103,16 @@ def test_a_command_without_an_address_and_a_study_without_jobs_are_said(
     assert "run --on ADDRESS" in call("run", "train", study.folder).message
     assert call("run", "list", study.folder).data["jobs"] == []
     assert "no jobs on a cluster" in call("run", "attach", study.folder).message
+
+
+def test_presets_and_clocks_are_sent_with_what_was_said_beside_them(study: Study) -> None:
+    from semiseg.cli.remote_words import wish_of
+
+    folder = str(study.folder)
+    _folder, wish = wish_of("train", [folder, "--preset", "dtc-la", "--clock", "processor"])
+    assert wish.arguments == ("--preset", "dtc-la", "--clock", "processor")
+    # Left out as the default, it would not contradict the preset there as it does here.
+    _folder, wish = wish_of("train", [folder, "--preset", "dtc-la", "--method", "supervised"])
+    assert set(wish.arguments) == {"--preset", "dtc-la", "--method", "supervised"}
+    _folder, wish = wish_of("train", [folder, "--method", "supervised", "--device", "auto"])
+    assert wish.arguments == ()

@@ -31,6 +31,8 @@ _SENDABLE = {
         "deep_supervision",
         "atlas_warps",
         "bridging",
+        "preset",
+        "clock",
         "device",
         "workers",
     },
@@ -48,11 +50,16 @@ def wish_of(kind: Kind, words: list[str]) -> tuple[Path, Wish]:
     local = typer.Typer(rich_markup_mode=None)
     work.register(local)
     command = get_command(local).commands[kind]  # type: ignore[attr-defined]
-    given = command.make_context(f"semiseg {kind}", list(words)).params
+    context = command.make_context(f"semiseg {kind}", list(words))
+    given = context.params
     arguments: list[str] = []
     for option in command.params:
         value, name = given.get(option.name), option.name
-        if name in ("folder", "cases", "model") or value == option.default:
+        if name in ("folder", "cases", "model"):
+            continue
+        # What is said beside a preset counts even where it is the default.
+        said = given.get("preset") is not None and work.was_given(context, name)
+        if value == option.default and not said:
             continue
         if name not in _SENDABLE[kind]:
             raise ConfigError(

@@ -250,11 +250,12 @@ def train(
 def _asked(context: typer.Context) -> set[str]:
     """The settings that were given with the command."""
     names = {"spacing": "spacing_mm", "human_only": "use_propagated"}
-    given = (name for name in context.params if _is_given(context, name))
+    given = (name for name in context.params if was_given(context, name))
     return {names.get(name, name) for name in given}
 
 
-def _is_given(context: typer.Context, name: str) -> bool:
+def was_given(context: typer.Context, name: str) -> bool:
+    """Whether the option `name` was written in the command."""
     source = context.get_parameter_source(name)
     return source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
 
