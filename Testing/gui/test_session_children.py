@@ -68,9 +68,7 @@ def test_a_killed_child_is_told_and_the_work_can_be_started_again(
     assert not alive(pid)
 
 
-def test_cancel_answers_at_once_and_the_child_ends(
-    session: Any, until: Until
-) -> None:
+def test_cancel_answers_at_once_and_the_child_ends(session: Any, until: Until) -> None:
     pid = working(session, until)
     before = time.monotonic()
     session.cancel()
