@@ -28,8 +28,8 @@ distribute {"task", "attempt", "cause"} of work that other processes share, when
            again: "cause" is died, memory or corrupt; {"case", "error"} for a registration that
            failed. Steps are registrations, `total` those found so far.
 test       steps of a connection's test. pack: cases made ready to be sent. upload: `step` and
-           `total` are bytes. remote: {"pending": true} while a cluster is full, {"waiting": cause} while it
-           cannot be reached, {"joined": true} where the same job ran already.
+           `total` are bytes. remote: {"pending": true} while a cluster is full, {"waiting": cause}
+           while it cannot be reached, {"joined": true} where the same job ran already.
 fetch      {"case", "saved", "version"} of a result from a cluster, {"case", "error"} if left out.
 end        the last event: kind "result" or "error", data as the command's help says.
 """
