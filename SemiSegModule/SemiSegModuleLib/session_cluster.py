@@ -223,10 +223,8 @@ class ClusterPart(HistoryPart):
         return None if self.on_cluster else super().watching()
 
     def _new_remote(self, arguments: Sequence[str]) -> Remote:
-        return Remote(
-            arguments=tuple(arguments),
-            before={record.id: record.created for record in self.remote_jobs},
-        )
+        before = {record.id: record.created for record in self._read_records()}
+        return Remote(arguments=tuple(arguments), before=before)
 
     def _follow_job(self, job_id: str, *, automatic: bool = False) -> None:
         self._require_idle()
