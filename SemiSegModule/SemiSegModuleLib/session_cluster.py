@@ -12,7 +12,7 @@ from semiseg.errors import ConfigError, SemiSegError, StudyError
 from semiseg.events import Event, Json
 from semiseg.remote.address import parse_address
 from semiseg.remote.records import Record, Records
-from SemiSegModuleLib.cluster_words import in_panel_words, not_encrypted
+from SemiSegModuleLib.cluster_words import host_of, in_panel_words, not_encrypted
 from SemiSegModuleLib.session_core import told
 from SemiSegModuleLib.session_history import HistoryPart
 from SemiSegModuleLib.session_work import Prepare
@@ -317,10 +317,10 @@ class ClusterPart(HistoryPart):
             self.say(_("Stopped before anything ran on the cluster."))
         elif sent.leaving:
             text = _(
-                "The work goes on on {address}. Its results come in when you follow it again, or "
-                "open the study the next time."
+                "The work goes on at {host}. Its results come in when you follow it again, or open "
+                "the study the next time."
             )
-            self.say(text.format(address=record.address))
+            self.say(text.format(host=host_of(record.address)))
         else:
             self._end_there(record)
 

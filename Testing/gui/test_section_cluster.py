@@ -171,7 +171,7 @@ def test_a_failed_test_names_the_cause_until_the_settings_change(chosen: Any, jo
     chosen.testButton.click()
     jobs.told[0].fail("nobody signed it; give the file (--ca)", cause="tls-untrusted")
     chosen.tick()
-    wanted = "The cluster cannot be used: nobody signed it; give the file in Certificate"
+    wanted = "The cluster cannot be used: nobody signed it; give the file (Certificate)"
     assert chosen.resultLabel.text == wanted
     chosen.authorityEdit.currentPath = "/ca.pem"
     assert chosen.resultLabel.text == ""
@@ -208,7 +208,7 @@ def test_a_real_child_says_that_nobody_answers_there(chosen: Any, spin: Any) -> 
 
 def test_the_work_says_where_it_runs_and_offers_no_preview_there(chosen: Any, work: Any) -> None:
     assert work.whereLabel.visible
-    assert ADDRESS in work.whereLabel.text
+    assert work.whereLabel.text == "These run on the cluster cluster.hospital.org."
     assert not work.watchCheckBox.visible
     chosen.hereButton.checked = True
     assert not work.whereLabel.visible
@@ -289,8 +289,9 @@ def test_jobs_are_listed_the_newest_first_and_followed(
     show_again(chosen)
     table = chosen.jobs.table.widget
     assert chosen.jobs.widget.visible
-    cells = [[table.item(r, c).text() for c in (1, 2)] for r in range(2)]
-    assert cells == [["Segmenting", "failed"], ["Learning", "on the cluster"]]
+    cells = [[table.item(r, c).text() for c in (1, 2, 3)] for r in range(2)]
+    host = "cluster.hospital.org"
+    assert cells == [["Segmenting", "failed", host], ["Learning", "on the cluster", host]]
     table.selectRow(0)
     assert not chosen.jobs.followButton.enabled
     assert "still on a cluster" in chosen.jobs.followButton.toolTip
@@ -323,7 +324,7 @@ def test_without_a_choice_the_newest_job_on_the_cluster_is_ended(
 
 
 def test_the_heading_of_the_folded_section_follows_the_choice(
-    panel: Any, live_session: Any, jobs: Any
+    section: Any, panel: Any, live_session: Any, jobs: Any
 ) -> None:
     shell = panel(live_session(jobs))
     area = shell.areas["cluster"]
@@ -331,4 +332,6 @@ def test_the_heading_of_the_folded_section_follows_the_choice(
     assert area.text == "Where to compute: this computer"
     shell.sections["cluster"].clusterButton.checked = True
     assert area.text == "Where to compute: a cluster"
+    type_in(shell.sections["cluster"], ADDRESS)
+    assert area.text == "Where to compute: cluster.hospital.org"
     shell.sections["cluster"].hereButton.checked = True

@@ -106,7 +106,7 @@ def test_a_slice_is_not_watched_on_a_cluster(session: Any, jobs: Any, until: Unt
         ("", "Enter the address"),
         ("cluster", "no address of a Ray cluster"),
         ("http://cluster.hospital.org", "not encrypted"),
-        ("https://me:secret@cluster.org", "named in Token file"),
+        ("https://me:secret@cluster.org", "(Token file)"),
     ],
 )
 def test_an_address_that_cannot_be_used_is_said_before_anything_starts(
@@ -228,7 +228,7 @@ def test_a_failure_is_told_in_the_words_of_the_panel(session: Any, jobs: Any, un
     text = "x wants a token; give the file that holds it (--token-file) or set RAY_AUTH_TOKEN"
     start(session, jobs, until).fail(text, cause="token-missing")
     assert until(session)
-    assert session.message == "x wants a token; give the file that holds it in Token file"
+    assert session.message == "x wants a token; give the file that holds it (Token file)"
     assert session.message_is_error
 
 

@@ -14,7 +14,7 @@ from semiseg.events import Event
 from semiseg.jobs import Job
 from semiseg.remote.address import parse_address
 from SemiSegModuleLib import cluster_memory
-from SemiSegModuleLib.cluster_words import in_panel_words
+from SemiSegModuleLib.cluster_words import host_of, in_panel_words
 from SemiSegModuleLib.own_tasks import OwnTasks
 from SemiSegModuleLib.qt_helpers import button, column, label, row
 from SemiSegModuleLib.sections.cluster_jobs import JobsArea
@@ -52,7 +52,8 @@ class ClusterSection:
 
     def title(self) -> str:
         """The section's heading: a folded section says all that most users need."""
-        where = _("a cluster") if self._session.on_cluster else _("this computer")
+        host = host_of(self._session.parameters.cluster_address) or _("a cluster")
+        where = host if self._session.on_cluster else _("this computer")
         return _("Where to compute: {place}").format(place=where)
 
     def refresh(self, topics: set[str]) -> None:

@@ -9,7 +9,7 @@ import qt
 from slicer.i18n import tr as _
 
 from semiseg.remote.records import Record
-from SemiSegModuleLib.cluster_words import state_title, work_title
+from SemiSegModuleLib.cluster_words import host_of, state_title, work_title
 from SemiSegModuleLib.qt_helpers import button, column, label, row
 from SemiSegModuleLib.sections.history_table import PlainTable
 
@@ -21,7 +21,7 @@ class JobsArea:
         self._session = session
         self._records: tuple[Record, ...] = ()
         self.widget = qt.QWidget()
-        headings = ((_("Sent"), ""), (_("Work"), ""), (_("State"), ""), (_("Cluster"), ""))
+        headings = ((_("Sent"), ""), (_("Work"), ""), (_("State"), ""), (_("Where"), ""))
         self.table = PlainTable(headings, self._show_enabled, most_rows=5)
         self.table.widget.selectionMode = qt.QAbstractItemView.SingleSelection
         self.noteLabel = label()
@@ -72,7 +72,7 @@ class JobsArea:
 
 def _cells(record: Record) -> tuple[str, ...]:
     sent = datetime.fromisoformat(record.created).astimezone().strftime("%Y-%m-%d %H:%M")
-    return sent, work_title(record), state_title(record), record.address
+    return sent, work_title(record), state_title(record), host_of(record.address)
 
 
 def _tip(record: Record) -> str:

@@ -10,6 +10,7 @@ import qt
 from slicer.i18n import tr as _
 
 from semiseg.study.overview import gate_in_words
+from SemiSegModuleLib.cluster_words import host_of
 from SemiSegModuleLib.qt_helpers import button, column, label, row, set_margins
 from SemiSegModuleLib.sections.cluster_consent import ConsentArea
 from SemiSegModuleLib.sections.history_words import advice_in_words
@@ -218,7 +219,9 @@ class WorkSection:
         on_cluster = self._session.on_cluster
         self.watchCheckBox.visible = not on_cluster
         self.whereLabel.visible = on_cluster
-        self.whereLabel.text = _("These run on {address}.").format(address=choices.cluster_address)
+        self.whereLabel.text = _("These run on the cluster {host}.").format(
+            host=host_of(choices.cluster_address)
+        )
 
     def _show_advice(self) -> None:
         """Whether another round pays, and which slice is a preview."""
