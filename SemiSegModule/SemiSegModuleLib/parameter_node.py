@@ -30,6 +30,7 @@ class SemiSegParameters:
     cluster_address: str = ""
     cluster_token_file: str = ""
     cluster_ca_file: str = ""
+    cluster_workers: int = 1
 
 
 class SemiSegModuleLogic(ScriptedLoadableModuleLogic):

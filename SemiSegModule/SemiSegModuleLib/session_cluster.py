@@ -100,9 +100,10 @@ class ClusterPart(HistoryPart):
         return self._records
 
     @told
-    def choose_engine(self, engine: str, address: str, keys: Keys) -> None:
-        """Do long work "here" or on a "cluster"."""
+    def choose_engine(self, engine: str, address: str, keys: Keys, workers: int = 1) -> None:
+        """Do long work "here" or on a "cluster", shared among so many `workers` of it."""
         choices = self.parameters
+        choices.cluster_workers = workers
         choices.engine, choices.cluster_address = engine, address.strip()
         choices.cluster_token_file, choices.cluster_ca_file = keys.token_file, keys.ca_file
         self.changed("cluster")
@@ -214,7 +215,9 @@ class ClusterPart(HistoryPart):
         device = parts[parts.index("--device") + 1]
         # Who computes on the processor keeps no GPU from others; who wants one waits for it.
         gpus = {"cpu": ("--gpus", "0"), "cuda": ("--gpus", "1")}.get(device, ())
-        arguments = (*words, *gpus, *parts)
+        workers = int(self.parameters.cluster_workers)
+        shared = ("--workers", str(workers)) if workers > 1 else ()
+        arguments = (*words, *gpus, *parts, *shared)
         self.remote = self._new_remote(self.command(*arguments))
         super()._begin(kind, arguments)
 

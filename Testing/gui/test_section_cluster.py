@@ -123,6 +123,16 @@ def test_choices_are_kept_in_the_scene_and_the_token_nowhere(chosen: Any, tmp_pa
     assert "secret" not in str(qt.QSettings().value("SemiSeg/Clusters"))
 
 
+def test_work_can_be_shared_among_several_workers_of_the_cluster(
+    chosen: Any, work: Any, jobs: Any, until: Until
+) -> None:
+    chosen.workersBox.value = 4
+    work.propagateButton.click()
+    assert until(chosen.session, lambda: jobs.told)
+    assert jobs.told[0].arguments[-2:] == ["--workers", "4"]
+    chosen.session.parameters.cluster_workers = 1
+
+
 def test_after_a_restart_the_last_cluster_is_offered_but_not_chosen(
     chosen: Any, application: Any
 ) -> None:

@@ -22,6 +22,7 @@ from SemiSegModuleLib.session_cluster import Keys
 from SemiSegModuleLib.tasks import JobClass, Task
 
 _TOPICS = {"study", "task", "cluster"}
+_MOST_WORKERS = 64
 
 
 class ClusterSection:
@@ -81,7 +82,7 @@ class ClusterSection:
         if (address, keys) != self._tested:
             self.resultLabel.text = ""
         engine = "cluster" if self.clusterButton.checked else "here"
-        self._session.choose_engine(engine, address, keys)
+        self._session.choose_engine(engine, address, keys, int(self.workersBox.value))
         try:
             cluster_memory.remember(parse_address(address).url, keys)
         except ConfigError:
@@ -138,6 +139,12 @@ class ClusterSection:
         self.authorityEdit = self._file_edit(
             _("The hospital's own authority (PEM), where its certificates are not known here")
         )
+        self.workersBox = qt.QSpinBox()
+        self.workersBox.minimum, self.workersBox.maximum = 1, _MOST_WORKERS
+        self.workersBox.toolTip = _(
+            "Among how many of the cluster's processors or GPUs one piece of work is shared"
+        )
+        self.workersBox.connect("valueChanged(int)", self.onChoice)
         self.testButton = button(_("Test connection"), self.onTest)
         self.troubleLabel, self.resultLabel, self.agreedLabel = label(), label(), label()
         self.resultLabel.textInteractionFlags = qt.Qt.TextSelectableByMouse
@@ -155,6 +162,7 @@ class ClusterSection:
         form.addRow(_("Address"), self.addressEdit)
         form.addRow(_("Token file"), self.tokenEdit)
         form.addRow(_("Certificate"), self.authorityEdit)
+        form.addRow(_("Share among"), row(self.workersBox, 1))
         test = row(self.testButton, 1)
         column(self.settingsArea, form, test, self.troubleLabel, self.resultLabel, self.agreedLabel)
         where = row(self.hereButton, self.clusterButton, 1)
@@ -176,6 +184,7 @@ class ClusterSection:
             self.addressEdit.text = choices.cluster_address
         self.tokenEdit.currentPath = choices.cluster_token_file
         self.authorityEdit.currentPath = choices.cluster_ca_file
+        self.workersBox.value = choices.cluster_workers
         self._quiet = False
         self.settingsArea.visible = on_cluster
         trouble = self._session.cluster_trouble() if choices.cluster_address else ""
