@@ -187,6 +187,10 @@ class _Worker:
                 process = self._process
                 if process is not None and process.poll() is None:
                     return process
+            self._retire()  # one that was killed after its last answer still has its pipes
+            with self._lock:
+                if generation != self._generation:
+                    return None
                 process = self._process = _spawn()
             if receive(_pipes(process)[1]) is not None:
                 return process
