@@ -130,7 +130,7 @@ class ClusterSection:
         self.hereButton.checked = True
         self.clusterButton.connect("toggled(bool)", self.onChoice)
         self.addressEdit = qt.QLineEdit()
-        self.addressEdit.placeholderText = "https://cluster.hospital.org"
+        self.addressEdit.placeholderText = _("https://cluster.hospital.org")
         self.addressEdit.toolTip = _("Of the cluster's Ray dashboard; whoever runs it knows it")
         self.addressEdit.connect("editingFinished()", self.onChoice)
         self.tokenEdit = self._file_edit(
