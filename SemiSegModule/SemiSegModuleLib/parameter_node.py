@@ -21,6 +21,7 @@ class SemiSegParameters:
     model: int = 0
     seed: int = 0
     watch: bool = False
+    start_from: str = ""
     plane: str = "axial"
     follow_views: bool = True
     formats: str = "seg.nrrd"

@@ -29,6 +29,8 @@ def kind_title(kind: str) -> str:
         "export": _("Exporting"),
         "report": _("Writing the report"),
         "end_there": _("Ending the work"),
+        "export_model": _("Writing the model"),
+        "import_model": _("Adding the model"),
     }.get(kind, kind)
 
 

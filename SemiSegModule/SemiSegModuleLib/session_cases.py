@@ -89,6 +89,12 @@ class CasePart(ProtocolPart):
         )
 
     @told
+    def restore_case(self, folder: Path) -> None:
+        """Put a case back that was taken out and lies in `folder`."""
+        words = self.command("study", "restore", "STUDY", str(folder))
+        self.serve(Task(kind="restore", arguments=words, on_end=self._restored, keeps=True))
+
+    @told
     def unload_case(self, case_id: str) -> None:
         """Take the case's nodes out of the scene; everything stays in the study."""
         opened = self.open_cases.get(case_id)
@@ -210,7 +216,15 @@ class CasePart(ProtocolPart):
         self.reload_study()
         if case_id == self.current:
             self._no_current()
-        self.say(_("Removed {case}; it lies in the study's folder removed.").format(case=case_id))
+        self.say(_("Removed {case}; Restore puts it back.").format(case=case_id))
+
+    def _restored(self, task: Task, event: Event) -> None:
+        if event.kind == "error":
+            self.report_failure(task, event)
+            return
+        self.reload_study()
+        text = _("{case} is in the study again, with all that was drawn in it.")
+        self.say(text.format(case=event.data.get("case", "")))
 
     def _modality_ended(self, task: Task, event: Event) -> None:
         case_id = task.case_id or ""

@@ -14,7 +14,7 @@ from semiseg.remote.address import parse_address
 from semiseg.remote.records import Record, Records
 from SemiSegModuleLib.cluster_words import host_of, in_panel_words, not_encrypted
 from SemiSegModuleLib.session_core import told
-from SemiSegModuleLib.session_history import HistoryPart
+from SemiSegModuleLib.session_models import ModelsPart
 from SemiSegModuleLib.session_work import Prepare
 from SemiSegModuleLib.tasks import Task, TaskState
 
@@ -62,7 +62,7 @@ class Remote:
     automatic: bool = False
 
 
-class ClusterPart(HistoryPart):
+class ClusterPart(ModelsPart):
     """The part of `Session` about clusters.
 
     `consent` waits for the user's answer. `recall_keys` gives what opens the cluster at an
@@ -211,6 +211,12 @@ class ClusterPart(HistoryPart):
         trouble = self.cluster_trouble()
         if trouble:
             raise StudyError(trouble)
+        if kind == "learn" and self.parameters.start_from:
+            text = _(
+                "A training that starts from a bundle cannot be sent to a cluster. Empty Start "
+                "from under Advanced, or choose this computer under Where to compute."
+            )
+            raise StudyError(text)
         words = ("run", "--on", self.parameters.cluster_address, *self._keys().options)
         device = parts[parts.index("--device") + 1]
         # Who computes on the processor keeps no GPU from others; who wants one waits for it.

@@ -10,6 +10,7 @@ from slicer.i18n import tr as _
 
 from SemiSegModuleLib.qt_helpers import button, column, row
 from SemiSegModuleLib.sections.cases_adding import AddingPart
+from SemiSegModuleLib.sections.cases_restoring import RestoreMenu
 from SemiSegModuleLib.sections.cases_table import CaseTable
 
 _TOPICS = {"study", "cases", "case"}
@@ -87,7 +88,7 @@ class CasesSection(AddingPart):
             self.hintLabel,
             self.table.view,
             row(self.previousButton, self.nextButton, self.showButton, self.unloadButton),
-            row(self.modalityCombo, self.annotationButton, self.removeButton),
+            row(self.modalityCombo, self.annotationButton, self.removeButton, self.restore.button),
         )
 
     def _build_filter(self) -> None:
@@ -125,6 +126,7 @@ class CasesSection(AddingPart):
             self.remove_selected,
             _("Take the selected scans out of the study (Delete). You are asked first."),
         )
+        self.restore = RestoreMenu(self._session)
 
     def _build_menu(self) -> None:
         entries = [
@@ -209,7 +211,7 @@ class CasesSection(AddingPart):
         folder = Path(self._session.study.folder) / "removed"
         return _(
             "{names} will leave the study and the scene. What was drawn and computed moves to"
-            " {folder} and can be brought back from there. The image files are not touched."
+            " {folder}, and Restore brings it back. The image files are not touched."
         ).format(names=listed, folder=folder)
 
     def _step(self, step: int) -> None:
@@ -245,6 +247,7 @@ class CasesSection(AddingPart):
             *(self.addDicomButton, self.databaseButton),
         ):
             adding.enabled = has_study
+        self.restore.button.enabled = has_study
         visible, chosen = self.table.visible(), self.table.selected()
         self._enable(visible, chosen)
         self.countLabel.text = self._counted(len(visible), rows)

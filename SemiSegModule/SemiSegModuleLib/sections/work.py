@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ctk
@@ -15,6 +16,7 @@ from SemiSegModuleLib.qt_helpers import button, column, label, row, set_margins
 from SemiSegModuleLib.sections.cluster_consent import ConsentArea
 from SemiSegModuleLib.sections.history_words import advice_in_words
 from SemiSegModuleLib.sections.slice_words import plane_in_words
+from SemiSegModuleLib.sections.work_models import ModelsArea
 from SemiSegModuleLib.sections.work_progress import ProgressArea
 
 _DRAWING = {"case", "ledger", "structures", "suggestion", "drawn"}
@@ -55,6 +57,7 @@ class WorkSection:
         self._models: tuple[int, ...] | None = None
         self._quiet = False
         self.progress, self.consent = ProgressArea(session), ConsentArea(session)
+        self.models = ModelsArea(session)
         self.widget = qt.QWidget()
         self._build_scope()
         self._build_buttons()
@@ -73,6 +76,7 @@ class WorkSection:
         if topics & {"study", "cases", "task", "cluster"}:
             self._show_choices()
             self.consent.show()
+            self.models.show()
         if topics & {"study", "history", "task"}:
             self._show_advice()
         if topics & _TOPICS:
@@ -176,6 +180,8 @@ class WorkSection:
         form = qt.QFormLayout(self.advancedArea)
         form.addRow(_("Method"), self.methodBox)
         form.addRow(_("Model"), self.modelBox)
+        form.addRow("", row(self.models.exportButton, self.models.importButton, 1))
+        form.addRow(_("Start from"), self.models.startEdit)
         form.addRow(_("Seed"), self.seedBox)
         self.advancedArea.collapsed = True
         steps = qt.QGridLayout()
@@ -218,10 +224,19 @@ class WorkSection:
         self._quiet = False
         on_cluster = self._session.on_cluster
         self.watchCheckBox.visible = not on_cluster
-        self.whereLabel.visible = on_cluster
-        self.whereLabel.text = _("These run on the cluster {host}.").format(
-            host=host_of(choices.cluster_address)
-        )
+        said = self._said_of_place()
+        self.whereLabel.text, self.whereLabel.visible = said, bool(said)
+
+    def _said_of_place(self) -> str:
+        """What is chosen elsewhere and easily forgotten: another computer, another start."""
+        choices, said = self._session.parameters, []
+        if self._session.on_cluster:
+            host = host_of(choices.cluster_address)
+            said.append(_("These run on the cluster {host}.").format(host=host))
+        if choices.start_from:
+            name = Path(choices.start_from).name
+            said.append(_("Learn starts from {bundle}.").format(bundle=name))
+        return " ".join(said)
 
     def _show_advice(self) -> None:
         """Whether another round pays, and which slice is a preview."""
