@@ -123,8 +123,16 @@ class ClusterPart(ModelsPart):
         """See `WorkPart`."""
         reason = super().why_not(kind, all_cases=all_cases)
         if not reason and self.on_cluster and kind in _KINDS:
-            return self.cluster_trouble()
+            return self._why_not_sent(kind)
         return reason
+
+    def _why_not_sent(self, kind: str) -> str:
+        if kind == "learn" and self.parameters.start_from:
+            return _(
+                "A training that starts from a bundle cannot be sent to a cluster. Empty Start "
+                "from under Advanced, or choose this computer under Where to compute"
+            )
+        return self.cluster_trouble()
 
     def agreed_since(self) -> str:
         """Since when scans of this study may go to the cluster that is set; "" if they may not."""
@@ -208,15 +216,9 @@ class ClusterPart(ModelsPart):
         if not (self.on_cluster and kind in _KINDS):
             super()._begin(kind, parts, prepare)
             return
-        trouble = self.cluster_trouble()
+        trouble = self._why_not_sent(kind)
         if trouble:
             raise StudyError(trouble)
-        if kind == "learn" and self.parameters.start_from:
-            text = _(
-                "A training that starts from a bundle cannot be sent to a cluster. Empty Start "
-                "from under Advanced, or choose this computer under Where to compute."
-            )
-            raise StudyError(text)
         words = ("run", "--on", self.parameters.cluster_address, *self._keys().options)
         device = parts[parts.index("--device") + 1]
         # Who computes on the processor keeps no GPU from others; who wants one waits for it.

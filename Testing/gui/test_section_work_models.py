@@ -127,10 +127,14 @@ def test_a_start_from_a_bundle_is_not_sent_to_a_cluster(ready: Any, jobs: Any) -
 
     ready.models.startEdit.currentPath = "/tmp/colleague.zip"
     ready.session.choose_engine("cluster", "https://cluster.hospital.org", Keys())
-    assert not ready.models.startEdit.enabled
-    ready.learnButton.click()
+    assert not ready.learnButton.enabled
+    assert "cannot be sent to a cluster" in ready.learnButton.toolTip
+    ready.session.learn(1, "auto", "auto", 0)
     assert "cannot be sent to a cluster" in ready.session.message
     assert jobs.told == []
+    assert ready.propagateButton.enabled
+    ready.models.startEdit.currentPath = ""
+    assert ready.learnButton.enabled
 
 
 def test_a_removed_scan_is_put_back_with_what_was_drawn(ready: Any, until: Until) -> None:

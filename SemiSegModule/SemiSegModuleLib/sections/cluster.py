@@ -162,7 +162,7 @@ class ClusterSection:
         form.addRow(_("Address"), self.addressEdit)
         form.addRow(_("Token file"), self.tokenEdit)
         form.addRow(_("Certificate"), self.authorityEdit)
-        form.addRow(_("Share among"), row(self.workersBox, 1))
+        form.addRow(_("Workers"), row(self.workersBox, 1))
         test = row(self.testButton, 1)
         column(self.settingsArea, form, test, self.troubleLabel, self.resultLabel, self.agreedLabel)
         where = row(self.hereButton, self.clusterButton, 1)

@@ -24,6 +24,10 @@ class ModelsArea:
         self.importButton = button(_("Take over ..."), self.onImport)
         self.startEdit = ctk.ctkPathLineEdit()
         self.startEdit.filters = ctk.ctkPathLineEdit.Files
+        self.startEdit.toolTip = _(
+            "A bundle (.zip) whose weights Learn begins with; leave it empty to begin anew. Only "
+            "for work on this computer."
+        )
         self.startEdit.connect("currentPathChanged(QString)", self.onStart)
 
     def show(self) -> None:
@@ -32,12 +36,6 @@ class ModelsArea:
         self._quiet = True
         self.startEdit.currentPath = session.parameters.start_from
         self._quiet = False
-        self.startEdit.enabled = not session.on_cluster
-        self.startEdit.toolTip = (
-            _("Only for work on this computer")
-            if session.on_cluster
-            else _("A bundle (.zip) whose weights Learn begins with; leave it empty to begin anew")
-        )
         for one, kind, tip in (
             (
                 self.exportButton,
