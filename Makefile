@@ -9,12 +9,13 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python; do \
 RUN := .venv/bin/python
 PYTEST_WORKERS ?= 2
 
-.PHONY: help bootstrap demo test lint unit clean
+.PHONY: help bootstrap demo test lint unit cluster clean
 
 help:
 	@echo "make demo   annotate a few slices -> propagate -> learn -> segment -> export, with a report"
 	@echo "make test   lint, types, import rules and all tests"
 	@echo "make lint   lint, types and import rules alone"
+	@echo "make cluster the tests on a real Ray cluster of this computer's processes (installs Ray, 300 MB)"
 	@echo "make clean  remove .venv, caches and the demo's results"
 
 bootstrap:
@@ -34,6 +35,11 @@ unit: bootstrap
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(PYTEST_WORKERS) --cov --cov-report=term:skip-covered --cov-report=xml
 
 test: lint unit
+
+# Apart from `make test`: a cluster of several processes with ports of its own, and a large package.
+cluster: bootstrap
+	$(RUN) -m pip install --quiet -e '.[ray]'
+	OMP_NUM_THREADS=1 $(RUN) -m pytest Testing/unit/test_distributed_cluster.py Testing/remote/test_remote_ray.py
 
 clean:
 	rm -rf .venv demo build dist .coverage* coverage.xml htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
