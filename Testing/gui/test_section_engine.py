@@ -185,7 +185,8 @@ def test_opening_and_looking_installs_and_imports_nothing(make: Callable[..., An
 def test_install_asks_with_size_and_does_it_after_yes(
     make: Callable[..., Any], asked: list[str]
 ) -> None:
-    section = make(job_class=Ended(None))
+    ended = Ended(None)
+    section = make(job_class=ended)
     section.installButton.click()
     assert "About" in asked[0]
     assert "monai>=1.4" in asked[0]
@@ -194,7 +195,7 @@ def test_install_asks_with_size_and_does_it_after_yes(
     assert calls[1][:2] == ("index", "monai>=1.4")
     assert section.ready
     assert section._session.said[-1] == ("Installed. Now the device is tested.", False)
-    assert section._job_class.started[0][0] == "doctor"
+    assert ended.started[0][0] == "doctor"
     assert not section.installButton.enabled
 
 
@@ -336,6 +337,6 @@ def test_the_real_child_computes_on_the_device_in_use(
         time.sleep(0.02)
     assert "ran a test kernel in" in section.resultLabel.text
     assert "Disk:" in section.resultLabel.text
-    folder = section._jobs_folder
+    folder = section._tasks._folder
     section.close()
     assert not folder.exists()

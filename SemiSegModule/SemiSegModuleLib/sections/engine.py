@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,8 +22,9 @@ from SemiSegModuleLib.installing import (
     carry_out,
     no_extension,
 )
+from SemiSegModuleLib.own_tasks import OwnTasks
 from SemiSegModuleLib.qt_helpers import button, column, label, row
-from SemiSegModuleLib.tasks import JobClass, Task, Tasks
+from SemiSegModuleLib.tasks import JobClass, Task
 
 _BACKENDS: tuple[Backend, ...] = ("automatic", "cpu")
 _ROW_HEIGHT, _FRAME = 22, 8  # pixels
@@ -53,9 +52,7 @@ class EngineSection:
         self._requirements = Path(resource_path("requirements.txt"))
         self._installer = SlicerInstaller() if installer is None else installer
         self._confirm = slicer.util.confirmOkCancelDisplay if confirm is None else confirm
-        self._jobs_folder = Path()
-        self._job_class = job_class
-        self._tasks: Tasks | None = None
+        self._tasks = OwnTasks("engine", job_class)
         self._told = False
         self._packages: tuple[Package, ...] = ()
         self._build()
@@ -91,15 +88,11 @@ class EngineSection:
 
     def tick(self) -> None:
         """Take what the child has said; the panel's timer calls this."""
-        if self._tasks is not None:
-            self._tasks.tick()
+        self._tasks.tick()
 
     def close(self) -> None:
         """End the test, if one runs."""
-        if self._tasks is not None:
-            self._tasks.close(wait_s=0.0)
-            shutil.rmtree(self._jobs_folder, ignore_errors=True)
-            self._tasks = None
+        self._tasks.close()
 
     def _build(self) -> None:
         self.widget = qt.QWidget()
@@ -162,16 +155,13 @@ class EngineSection:
         self._show_enabled()
 
     def _show_enabled(self) -> None:
-        busy = self._session.busy() or self._tasks_run()
+        busy = self._session.busy() or self._tasks.running
         plan = self._plan()
         self.installButton.enabled = not plan.empty and not busy
-        self.testButton.enabled = self.ready and not self._tasks_run()
+        self.testButton.enabled = self.ready and not self._tasks.running
         needs_extension = plan.torch is not None and plan.wheels is None
         missing = needs_extension and not self._installer.torch_extension_there()
         self.extensionsButton.visible = missing and _extensions_manager() is not None
-
-    def _tasks_run(self) -> bool:
-        return self._tasks is not None and not self._tasks.idle
 
     def _plan(self) -> Plan:
         path = self.wheelsEdit.currentPath.strip()
@@ -228,15 +218,12 @@ class EngineSection:
 
     def onTest(self, *_args: Any) -> None:
         """Let a child look at the machine and compute a little on the device in use."""
-        if self._tasks_run():
+        if self._tasks.running:
             return
-        if self._tasks is None:
-            self._jobs_folder = Path(tempfile.mkdtemp(prefix="semiseg-engine-"))
-            self._tasks = Tasks(self._jobs_folder, self._job_class)
         self.resultLabel.text = _("Testing ...")
         study = self._session.study
         where = Path.home() if study is None else study.folder
-        self._tasks.serve(Task("doctor", ["doctor", str(where), "--quick"], self._tested))
+        self._tasks.start(Task("doctor", ["doctor", str(where), "--quick"], self._tested))
         self._show_enabled()
 
     def _tested(self, _task: Task, event: Event) -> None:
