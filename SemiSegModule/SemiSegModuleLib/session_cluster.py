@@ -20,7 +20,7 @@ from SemiSegModuleLib.tasks import Task, TaskState
 
 WORKS: Mapping[str, str] = {"propagate": "propagate", "train": "learn", "predict": "segment"}
 _KINDS = frozenset(WORKS.values())
-_NOTHING_THERE_YET = ("save", "start", "pack")
+_THERE = ("upload", "remote")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +52,14 @@ class Remote:
     """The work on a cluster that is sent or followed now.
 
     `job` is what is followed, None for what is sent; `before` says when each earlier job was
-    sent. `leaving`: the user stops following only. `automatic`: nobody pressed a button for it.
+    sent. `there`: it is on the cluster. `leaving`: the user stops following only. `automatic`:
+    nobody pressed a button for it.
     """
 
     arguments: tuple[str, ...]
     job: str | None = None
     before: Mapping[str, str] = field(default_factory=dict)
+    there: bool = False
     leaving: bool = False
     automatic: bool = False
 
@@ -170,7 +172,7 @@ class ClusterPart(ModelsPart):
         task = self.task
         if self.remote is None or task is None or task.cancelling or task.kind not in _KINDS:
             return False
-        return self.remote.job is not None or task.phase not in _NOTHING_THERE_YET
+        return self.remote.there
 
     @told
     def leave(self) -> None:
@@ -244,7 +246,7 @@ class ClusterPart(ModelsPart):
         arguments = self.command(
             "run", "attach", "STUDY", record.id, *self._keys(record.address).options
         )
-        remote = Remote(arguments=tuple(arguments), job=record.id, automatic=automatic)
+        remote = Remote(arguments=tuple(arguments), job=record.id, there=True, automatic=automatic)
         self._start_remote(WORKS[record.kind], arguments, remote)
 
     def _start_remote(self, kind: str, arguments: Sequence[str], remote: Remote) -> None:
@@ -259,6 +261,9 @@ class ClusterPart(ModelsPart):
             self.remote = None
 
     def _progress(self, event: Event) -> None:
+        if self.remote is not None:
+            # From then on, also where the work there begins with phases of its own.
+            self.remote.there |= event.phase in _THERE
         if self.remote is not None and event.phase != "fetch":
             # What is saved there is not here yet.
             data = {k: v for k, v in event.data.items() if k not in ("saved", "preview")}

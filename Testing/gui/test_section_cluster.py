@@ -333,6 +333,23 @@ def test_without_a_choice_the_newest_job_on_the_cluster_is_ended(
     assert not chosen.session.busy()
 
 
+def test_everything_fits_into_a_panel_of_420_pixels(
+    chosen: Any, work: Any, jobs: Any, until: Until
+) -> None:
+    record(chosen.session.study.folder, note="a note of many words " * 10)
+    chosen.resultLabel.text = "The cluster can be used. " * 10
+    show_again(chosen)
+    work.propagateButton.click()
+    assert until(chosen.session, lambda: jobs.told)
+    jobs.told[0].say("remote", text="waiting for room: 4 of 4 are in use, the job needs 1 GPU")
+    chosen.session.tick()
+    widths = [one.widget.minimumSizeHint().width() for one in (chosen, work)]
+    assert max(widths) <= 410, widths
+    jobs.told[0].fail("x", cause="consent", consent={"lines": ["- 2 scans"], "findings": ["x"]})
+    assert until(chosen.session)
+    assert work.widget.minimumSizeHint().width() <= 410
+
+
 def test_the_heading_of_the_folded_section_follows_the_choice(
     section: Any, panel: Any, live_session: Any, jobs: Any
 ) -> None:

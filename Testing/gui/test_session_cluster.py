@@ -300,6 +300,9 @@ def test_work_can_be_left_there_and_followed_later(session: Any, jobs: Any, unti
     job.say("remote", text="waiting for room")
     session.tick()
     assert session.can_leave()
+    job.say("start", text="loading")
+    session.tick()
+    assert session.can_leave(), "it begins there, not here"
     session.leave()
     assert job.cancelled
     assert until(session)
