@@ -6,8 +6,8 @@ token authentication. `--parts` (all by default):
 register  24 registrations, in this process, with 1 and with 2 workers, in one run
 predict   16 inferences, likewise, with a network of the default size and random weights
 kill      a worker SIGKILLed in the middle of registrations
-node      a whole node ended in the middle of small tasks
 small     10,000 small tasks: time per task and memory of the driver, thousand by thousand
+node      a whole node ended in the middle of small tasks
 cases     1,000 cases: adding, opening, and asking for all as tasks
 pieces    what `--model` needs, on a volume of `--size` voxels, on `--device`
 
@@ -59,7 +59,8 @@ from semiseg.distributed.serial import SerialExecutor
 from semiseg.images.intensity import guess_modality
 from semiseg.images.reading import read_image
 
-PARTS = ("register", "predict", "kill", "node", "small", "cases", "pieces")
+# In this order: a node that was ended does not come back.
+PARTS = ("register", "predict", "kill", "small", "node", "cases", "pieces")
 ECHO = "semiseg.distributed.probes:echo"
 
 
@@ -74,7 +75,7 @@ def main() -> int:
         bench = Bench(given, Path(name))
         with cluster_of(given) as cluster:
             bench.connect(cluster)
-            for part in given.parts.split(","):
+            for part in (part for part in PARTS if part in given.parts.split(",")):
                 rows += getattr(bench, part)()
                 Path(given.out).write_text(
                     json.dumps({"settings": describe(given), "rows": rows}, indent=1),
