@@ -97,15 +97,16 @@ def _end(head: subprocess.Popen[bytes]) -> None:
     head.wait(20)
 
 
+@pytest.mark.parametrize("more", [(), ("--workers", "1")], ids=["one process", "a worker of Ray"])
 def test_a_real_cluster_does_the_same_to_the_bit(
-    cluster: Access, phantom_study: Callable[..., Study], tmp_path: Path
+    cluster: Access, phantom_study: Callable[..., Study], tmp_path: Path, more: tuple[str, ...]
 ) -> None:
     study = phantom_study(("CT", "MR"), annotated=1)
     shutil.copytree(study.folder, tmp_path / "copy")
     here = Study.open(tmp_path / "copy")
     fast = RegistrationConfig(iterations=3, device="cpu")
     propagate(here, PropagationConfig(registration=fast))
-    wish = Wish(kind="propagate", arguments=("--iterations", "3", "--device", "cpu"))
+    wish = Wish(kind="propagate", arguments=("--iterations", "3", "--device", "cpu", *more))
     events: list[Any] = []
     means = Means(pace=Pace(poll_s=0.3))
     ended = submit(study, wish, cluster, means, lambda _told: True, events.append)
@@ -119,7 +120,9 @@ def test_a_real_cluster_does_the_same_to_the_bit(
         assert np.array_equal(mine.origin, other.origin)
         assert np.array_equal(mine.confidence, other.confidence)
         assert here.case(case_id).gate == study.case(case_id).gate
-    assert {"pack", "upload", "propagate", "fetch"} <= {event.phase for event in events}
+    phases = {event.phase for event in events}
+    assert {"pack", "propagate", "fetch"} <= phases
+    assert ("distribute" in phases) == bool(more)
 
 
 def test_a_real_cluster_is_tested_and_keeps_its_door(cluster: Access) -> None:
