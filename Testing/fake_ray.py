@@ -7,6 +7,7 @@ import re
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -66,8 +67,9 @@ class _Job:
 class FakeRay:
     """What the server knows, and what goes wrong with it; a test sets the faults.
 
-    `held`: jobs stay pending. `cut`: so many next requests are broken off. `forget_after`: the
-    cluster is started anew once, when a job has begun. `spoil(path, body)` changes answers.
+    `held`: jobs stay pending. `linger_s`: they end so long after their last word. `cut`: so many
+    next requests are broken off. `forget_after`: the cluster is started anew once, when a job has
+    begun. `spoil(path, body)` changes answers.
     """
 
     folder: Path
@@ -81,6 +83,7 @@ class FakeRay:
     probe_log: str | None = None
     held: bool = False
     cut: int = 0
+    linger_s: float = 0.0
     restarts: int = 0
     asked_in_vain: int = 0
     spoil: Callable[[str, bytes], bytes] = lambda _path, body: body
@@ -189,6 +192,7 @@ class FakeRay:
             work=self.work,
         )
         code = run_job(place, name.rsplit("-", 1)[1])
+        time.sleep(self.linger_s)
         with self.lock:
             if name in self.jobs and self.jobs[name].status == "RUNNING":
                 self.jobs[name].status = "FAILED" if code else "SUCCEEDED"

@@ -112,6 +112,15 @@ def test_the_second_round_sends_only_what_is_new(study: Study, ray: Any, run: Ru
     assert len(set(ray.uploaded)) == len(ray.uploaded)  # the new labels alone
 
 
+def test_files_are_sent_once_though_the_job_that_lacked_them_takes_long_to_end(
+    study: Study, ray: Any, run: Run
+) -> None:
+    ray.linger_s = 0.5
+    assert set(run(ray).applied.versions) == {"c0", "c1"}
+    assert len(ray.uploaded) == len(set(ray.uploaded))
+    assert len(ray.jobs) == 2  # one that told what it lacks, one that did the work
+
+
 def test_a_job_that_was_done_is_not_done_again(
     study: Study, ray: Any, run: Run, access: Any, quick: Any
 ) -> None:

@@ -28,6 +28,7 @@ RUN = "python -m semiseg.remote.runner run"
 _ROUND_BYTES = 1 << 30
 _MOST_LOST = 3
 _TRIES = 3
+_END_S = 120.0
 _SILENT_POLLS = 5
 T = TypeVar("T")
 
@@ -204,7 +205,17 @@ class Session:
             self._sent[piece.sha256] = self._sent.get(piece.sha256, 0) + 1
             done += piece.size_bytes
             progress.update(done, f"{done / 1e6:.1f} of {total / 1e6:.1f} MB are there")
+        self._let_end()
         self._patiently(lambda: self._submit(names))
+
+    def _let_end(self) -> None:
+        """Waits until the submission that lacked files has ended: while it runs, it is the job."""
+        until = time.monotonic() + _END_S
+        while time.monotonic() < until:
+            state = self._patiently(self._attempts.current)
+            if state is None or state.ended:
+                return
+            time.sleep(self._pace.poll_s)
 
     def _upload(self, name: str, content: bytes) -> None:
         if not self._dashboard.has_package(name):
