@@ -455,6 +455,27 @@ def structure(structure_id: int, name: str, **changed: Any) -> Structure:
     return Structure(id=structure_id, name=name, color=(1, 2, 3), **changed)
 
 
+def test_damaged_zip_is_refused_with_a_sentence_however_it_is_packed(tmp_path: Path) -> None:
+    path = tmp_path / "b.zip"
+    for method in (zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        with zipfile.ZipFile(path, "w", method) as archive:
+            archive.writestr(f"b/{layout.DESCRIPTION}", random.Random(0).randbytes(500))
+        content = bytearray(path.read_bytes())
+        content[200] ^= 0x55
+        path.write_bytes(content)
+        with pytest.raises((SchemaError, StorageError), match=r"b\.zip .*[a-z]"):
+            read_bundle(path)
+
+
+def test_zip_with_names_that_are_no_text_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "b.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("\u00e9", b"")
+    path.write_bytes(path.read_bytes().replace("\u00e9".encode(), b"\xff\xff"))
+    with pytest.raises(SchemaError, match="is damaged"):
+        read_bundle(path)
+
+
 def test_structures_are_matched_by_code_then_by_name_and_never_by_id() -> None:
     liver = common_structure("liver", 1)
     theirs = [liver, common_structure("kidney_left", 2), structure(3, "Tumor A")]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,6 +102,44 @@ def test_damaged_zip_is_told(tmp_path: Path, dicom_series: SeriesMaker) -> None:
     path.write_bytes(bytes(content[:-8]))
     with pytest.raises(ImageError, match="neither a folder nor a ZIP"):
         scan(path)
+
+
+@pytest.mark.parametrize(
+    "method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA], ids=str
+)
+def test_damaged_member_is_told_however_it_is_packed(tmp_path: Path, method: int) -> None:
+    path, content = tmp_path / "a.zip", np.random.default_rng(0).bytes(500)
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("a", content)
+    whole = path.read_bytes()
+    for place in range(60, 360, 15):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        with open_source(path) as source, pytest.raises(ImageError, match="is damaged"):
+            source.read("a")
+
+
+class _Scratched(io.BytesIO):
+    """A file on a disc that can be opened but not be read."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+def test_file_that_cannot_be_read_does_not_stop_a_scan_and_is_told_on_loading(
+    tmp_path: Path, dicom_series: SeriesMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = dicom_series(tmp_path, n=3)[-1]
+    volume = scan(tmp_path).volumes[0]
+    plain = Path.open
+
+    def opened(path: Path, *given: Any, **named: Any) -> Any:
+        return _Scratched() if path == last else plain(path, *given, **named)
+
+    monkeypatch.setattr(Path, "open", opened)
+    found = scan(tmp_path)
+    assert [(s.name, "cannot be read" in s.reason) for s in found.skipped] == [(last.name, True)]
+    with pytest.raises(ImageError, match=f"{last.name} cannot be read: Input/output error"):
+        load(tmp_path, volume)
 
 
 def test_zip_whose_end_is_whole_but_nothing_else_is_told(tmp_path: Path) -> None:

@@ -244,6 +244,12 @@ def _flipped(path: Path) -> None:
     path.write_bytes(content)
 
 
+def _encrypted(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] ^= 1  # one bit of the archive's list
+    path.write_bytes(content)
+
+
 def _emptied(path: Path) -> None:
     with zipfile.ZipFile(path, "w"):
         pass
@@ -280,6 +286,7 @@ def _no_object(path: Path) -> None:
     [
         (_torn, "is corrupt"),
         (_flipped, "is corrupt"),
+        (_encrypted, "is corrupt"),
         (_emptied, "is corrupt"),
         (_deflated, "packed or too large"),
         (_pickled, "is corrupt"),

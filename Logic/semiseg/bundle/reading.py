@@ -7,7 +7,6 @@ import json
 import pickle
 import struct
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,13 +19,14 @@ from semiseg.config import MODALITIES
 from semiseg.errors import ConfigError, SchemaError, StorageError, StudyError
 from semiseg.events import Json
 from semiseg.images.grid import Triple
+from semiseg.images.packing import DAMAGED_ZIP
 from semiseg.networks import NetworkSpec, build_network
 from semiseg.study.fields import Fields
 from semiseg.study.protocol import Protocol, Structure
 
 _LARGEST_JSON = 4 * 2**20
 _LARGEST_WEIGHTS = 4 * 2**30
-_BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError)
+# What unpickling damaged bytes raises: the pickle machine does as they say, and trips over it.
 _BROKEN_PICKLE = (
     RuntimeError,
     ValueError,
@@ -111,7 +111,7 @@ class _Files:
         try:
             with zipfile.ZipFile(path) as archive:
                 names = archive.namelist()
-        except _BROKEN_ZIP as error:
+        except DAMAGED_ZIP as error:
             raise SchemaError(f"{path.name} is damaged: {error}; get it anew") from error
         wanted = PurePosixPath(layout.DESCRIPTION).parts
         for parts in (PurePosixPath(name).parts for name in names):
@@ -133,10 +133,11 @@ class _Files:
                 content = entry.read(most_bytes + 1)
         except (FileNotFoundError, NotADirectoryError, KeyError) as error:
             raise _not_ours(self._path) from error
-        except _BROKEN_ZIP as error:
+        except DAMAGED_ZIP as error:
             raise SchemaError(f"{self._path.name} is damaged: {error}; get it anew") from error
         except OSError as error:
-            raise StorageError(f"{self._path.name} cannot be read: {error.strerror}") from error
+            reason = error.strerror or error
+            raise StorageError(f"{self._path.name} cannot be read: {reason}") from error
         if len(content) > most_bytes:
             raise SchemaError(f"{self._path.name}: {name} is larger than {most_bytes} bytes")
         return content
@@ -182,7 +183,7 @@ def _sound_zip(content: bytes) -> bool:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             return archive.testzip() is None
-    except (*_BROKEN_ZIP, ValueError, struct.error):
+    except (OSError, *DAMAGED_ZIP):
         return False
 
 

@@ -140,11 +140,11 @@ def read_frames(source: Source, name: str) -> list[Frame] | Skipped:
 def read_header(source: Source, name: str) -> Dataset | None:
     """The header of a file of `source`; None when it is not DICOM at all."""
     with source.head(name) as file:
-        start = file.read(132)
-        if start[128:] != b"DICM" and not _looks_bare(start):
-            return None
-        file.seek(0)
         try:
+            start = file.read(132)
+            if start[128:] != b"DICM" and not _looks_bare(start):
+                return None
+            file.seek(0)
             return dcmread(file, stop_before_pixels=True, force=True, specific_tags=_TAGS)
         except DAMAGED as error:
             raise ImageError("is damaged: its header cannot be read; copy it anew") from error

@@ -6,13 +6,13 @@ import io
 import os
 import stat
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import BinaryIO, Literal, Protocol, Self
 
 from semiseg.errors import ImageError
+from semiseg.images.packing import DAMAGED_ZIP
 
 SourceKind = Literal["folder", "zip", "files"]
 LARGEST_FILE = 4 * 2**30
@@ -20,15 +20,6 @@ _MOST_MEMBERS = 1_000_000
 _MOST_SWELLING = 1100  # deflate cannot do more; a claim beyond is a forgery
 _LARGEST_SWOLLEN = 64 * 2**30
 _HEAD_BYTES = 4 * 2**20
-_DAMAGED_ZIP = (
-    OSError,
-    zipfile.BadZipFile,
-    RuntimeError,
-    NotImplementedError,
-    ValueError,
-    EOFError,
-    zlib.error,
-)
 
 
 class Source(Protocol):
@@ -85,7 +76,10 @@ class FolderSource(_Closing):
     def read(self, name: str) -> bytes:
         """All bytes of the file."""
         with self._open(name) as file:
-            return file.read()
+            try:
+                return file.read()
+            except OSError as error:  # a scratched disc opens, and fails on the way
+                raise _unreadable(name, error) from error
 
     def path(self, name: str) -> Path:
         """Where the file lies; ImageError when the name leads out of the folder."""
@@ -103,8 +97,7 @@ class FolderSource(_Closing):
                 raise ImageError(f"{name} is larger than {LARGEST_FILE // 2**30} GiB")
             return path.open("rb")
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise ImageError(f"{name} cannot be read: {reason}") from error
+            raise _unreadable(name, error) from error
 
 
 class FilesSource(FolderSource):
@@ -122,7 +115,7 @@ class ZipSource(_Closing):
         self.root = root
         try:
             self._zip = zipfile.ZipFile(root)
-        except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        except (OSError, *DAMAGED_ZIP) as error:
             raise ImageError(f"{root.name} is not a readable ZIP file; copy it anew") from error
         try:
             self._members = {m.filename: m for m in self._checked()}
@@ -152,7 +145,7 @@ class ZipSource(_Closing):
         try:
             with self._zip.open(self._members[name]) as file:
                 return file.read() if limit is None else file.read(limit)
-        except _DAMAGED_ZIP as bad:
+        except (OSError, *DAMAGED_ZIP) as bad:
             raise ImageError(f"{name} in {self.root.name} is damaged: {bad}") from bad
 
     def _checked(self) -> list[zipfile.ZipInfo]:
@@ -211,6 +204,11 @@ def is_dicom(path: Path) -> bool:
             return file.read(132)[128:] == b"DICM"
     except (OSError, ValueError):
         return False
+
+
+def _unreadable(name: str, error: Exception) -> ImageError:
+    reason = getattr(error, "strerror", None) or error
+    return ImageError(f"{name} cannot be read: {reason}")
 
 
 def _refusal(member: zipfile.ZipInfo) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +10,21 @@ from typing import BinaryIO, Literal
 
 from semiseg.errors import ImageError
 
+try:
+    import lzma
+
+    _LZMA_ERROR: type[Exception] = lzma.LZMAError
+except ImportError:  # some builds of Python have none; zipfile refuses such members there
+    _LZMA_ERROR = zlib.error
+
 Codec = Literal["raw", "gzip", "zlib"]
 GZIP = b"\x1f\x8b"
 SLACK_BYTES = 1 << 20
 _CHUNK = 1 << 20
+# What zipfile raises over an archive that is damaged: RuntimeError stands for an encrypted one,
+# too, and, as NotImplementedError, for one of an unknown kind; ValueError for names that are no
+# text. Members packed by bzip2 raise OSError, as a disk does, which callers tell in their words.
+DAMAGED_ZIP = (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, zlib.error, _LZMA_ERROR)
 
 
 def sniff(file: BinaryIO) -> Codec:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from semiseg.errors import SchemaError, StorageError
 from semiseg.events import Json
 from semiseg.images.grid import PLANES, Plane
+from semiseg.images.packing import DAMAGED_ZIP
 from semiseg.study.case import Problem
 from semiseg.study.fields import Fields
 from semiseg.study.ledger import SliceState
@@ -255,7 +256,7 @@ def _opened(path: Path) -> Iterator[_Members]:
     try:
         with on_disk("read", path), path.open("rb") as file, zipfile.ZipFile(file) as archive:
             yield _Members(archive, path)
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, NotImplementedError) as error:
+    except (KeyError, *DAMAGED_ZIP) as error:
         raise SchemaError(f"{path} is corrupt: {error}") from error
 
 
