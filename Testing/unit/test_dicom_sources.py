@@ -8,6 +8,7 @@ import os
 import stat
 import zipfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def test_damaged_member_is_told_however_it_is_packed(tmp_path: Path, method: int
     whole = path.read_bytes()
     for place in range(60, 360, 15):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
-        with open_source(path) as source, pytest.raises(ImageError, match="is damaged"):
+        with closing(open_source(path)) as source, pytest.raises(ImageError, match="is damaged"):
             source.read("a")
 
 
@@ -156,7 +157,7 @@ def test_zip_whose_end_is_whole_but_nothing_else_is_told(tmp_path: Path) -> None
 
 def test_member_that_is_not_there_is_told(tmp_path: Path) -> None:
     with (
-        open_source(_zip(tmp_path / "a.zip", {"d/": b"", "a": b"b"})) as source,
+        closing(open_source(_zip(tmp_path / "a.zip", {"d/": b"", "a": b"b"}))) as source,
         pytest.raises(ImageError, match="has no file"),
     ):
         source.read("c")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def load(root: Path, volume: Volume, emit: Emit = ignore, *, bridge_gaps: bool =
     layout = lay_out(volume.frames, bridge_gaps=bridge_gaps)
     frames = [volume.frames[index] for index in layout.order]
     _require_memory(layout.grid)
-    with quiet(), open_source(root) as source:
+    with quiet(), closing(open_source(root)) as source:
         stack, files, notes = _read(source, frames, emit)
     array = _regular(stack, layout, _low(stack, volume.first.modality))
     if array.min() == array.max():

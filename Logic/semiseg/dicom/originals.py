@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 from pydicom import dcmread
@@ -23,7 +24,7 @@ def originals(reference: Reference, folder: Path | None = None) -> list[Dataset]
     one is missing or another, or when the series has no unique ids to refer to.
     """
     _require_ids(reference)
-    with _opened(reference, folder) as source:
+    with closing(_opened(reference, folder)) as source:
         headers = [header for _, header in _found(source, reference)]
     for header in headers:
         _complete(header, reference)
@@ -33,7 +34,7 @@ def originals(reference: Reference, folder: Path | None = None) -> list[Dataset]
 def whole_files(reference: Reference, folder: Path | None = None) -> Iterator[Dataset]:
     """The series' files one after the other, with their pixels; found as `originals` are."""
     _require_ids(reference)
-    with _opened(reference, folder) as source:
+    with closing(_opened(reference, folder)) as source:
         for name, _ in _found(source, reference):
             yield dcmread(io.BytesIO(source.read(name)))
 

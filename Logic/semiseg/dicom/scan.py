@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def scan(path: Path, emit: Emit = ignore, *, bridge_gaps: bool = False) -> Scan:
     ImageError when `path` is neither, or is a ZIP file that is not safe to read. What is wrong
     with single files or series is told in the result.
     """
-    with quiet(), open_source(path) as source:
+    with quiet(), closing(open_source(path)) as source:
         return _scan(source, emit, bridge_gaps=bridge_gaps)
 
 
@@ -56,7 +57,7 @@ def scan_files(paths: Sequence[Path], emit: Emit = ignore, *, bridge_gaps: bool 
 
     ImageError when there are none, or they lie on several drives.
     """
-    with quiet(), files_source(paths) as source:
+    with quiet(), closing(files_source(paths)) as source:
         return _scan(source, emit, bridge_gaps=bridge_gaps)
 
 

@@ -8,8 +8,7 @@ import stat
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from types import TracebackType
-from typing import BinaryIO, Literal, Protocol, Self
+from typing import BinaryIO, Literal, Protocol
 
 from semiseg.errors import ImageError
 from semiseg.images.packing import DAMAGED_ZIP
@@ -34,23 +33,7 @@ class Source(Protocol):
     def close(self) -> None: ...
 
 
-class _Closing:
-    def close(self) -> None:
-        """Nothing is held open."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class FolderSource(_Closing):
+class FolderSource:
     """All ordinary files below a folder, or those in `only`; links to folders are not followed."""
 
     kind: SourceKind = "folder"
@@ -81,6 +64,9 @@ class FolderSource(_Closing):
             except OSError as error:  # a scratched disc opens, and fails on the way
                 raise _unreadable(name, error) from error
 
+    def close(self) -> None:
+        """Nothing is held open."""
+
     def path(self, name: str) -> Path:
         """Where the file lies; ImageError when the name leads out of the folder."""
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
@@ -106,7 +92,7 @@ class FilesSource(FolderSource):
     kind: SourceKind = "files"
 
 
-class ZipSource(_Closing):
+class ZipSource:
     """The members of a ZIP file; ImageError when one leads out of it, is a link or swells."""
 
     kind: SourceKind = "zip"
