@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from semiseg.data.greys import remap
+
 _CONV = {2: functional.conv2d, 3: functional.conv3d}
 _SLOPE = 0.01
 
@@ -55,11 +57,7 @@ def _curved(sample: Tensor, n_knots: int, generator: torch.Generator | None) -> 
     knots = torch.rand(n_knots, generator=generator) * 2 - 1
     if torch.rand((), generator=generator) < 0.5:
         knots[0] = -1.0
-    knots = knots.to(sample.device, sample.dtype)
-    place = (sample.clamp(-1, 1) + 1) * ((n_knots - 1) / 2)
-    left = place.floor().clamp_max(n_knots - 2)
-    index = left.long()
-    return _like(knots[index] + (place - left) * (knots[1:] - knots[:-1])[index], sample)
+    return _like(remap(sample, knots.to(sample.device, sample.dtype)), sample)
 
 
 def _mixed(sample: Tensor, limits: Bridging, generator: torch.Generator | None) -> Tensor:
