@@ -81,6 +81,8 @@ def test_tables_keep_brackets_and_set_numbers_to_the_right() -> None:
         (KeyboardInterrupt(), ExitCode.CANCELLED, "Everything confirmed"),
         (typer.Abort(), ExitCode.CANCELLED, "Everything confirmed"),
         (OSError(errno.ENOSPC, "x", "/data/f"), ExitCode.STORAGE, "/data/f: the disk is full"),
+        (OSError(errno.EIO, "x", "/cd/f"), ExitCode.STORAGE, "/cd/f: the disk reports a hardware"),
+        (OSError(errno.ESTALE, "x"), ExitCode.STORAGE, "the network disk was disconnected"),
         (OSError(errno.EROFS, "x"), ExitCode.STORAGE, "read-only"),
         (PermissionError(errno.EACCES, "x", "p"), ExitCode.STORAGE, "permission denied"),
         (MemoryError(), ExitCode.DEVICE, "memory ran out"),

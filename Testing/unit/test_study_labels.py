@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -338,6 +340,25 @@ def test_a_damaged_newest_version_is_told_and_the_one_before_used(
     assert any("version 2" in found.message for found in opened.check())
     assert opened.annotate("c", _map(1)) in (1, 3)
     assert path.parent.exists()
+
+
+def test_a_version_on_a_bad_sector_gives_way_to_the_one_before_it(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study.annotate("c", _map(1))
+    study.annotate("c", _map(2))
+    digest = hashlib.file_digest
+
+    def read(file: Any, name: str) -> Any:
+        if "/0002/origin" in Path(file.name).as_posix():
+            raise OSError(errno.EIO, "Input/output error")
+        return digest(file, name)
+
+    monkeypatch.setattr("hashlib.file_digest", read)
+    label = study.label("c")
+    assert label is not None
+    assert label.version == 1
+    assert "Input/output error" in str(study.problems)
 
 
 def test_a_damaged_prediction_is_told_and_the_one_before_used(study: Study) -> None:

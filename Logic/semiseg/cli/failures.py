@@ -23,6 +23,8 @@ _STORAGE = {
     errno.EROFS: "the disk is read-only; choose a folder that can be written",
     errno.EACCES: "permission denied; choose a folder that you may write",
     errno.EPERM: "the operation is not permitted; choose a folder that you may write",
+    errno.EIO: "the disk reports a hardware error; copy what is on it to another disk",
+    errno.ESTALE: "the network disk was disconnected; connect it and run the command again",
 }
 
 

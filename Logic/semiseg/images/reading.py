@@ -113,10 +113,15 @@ def to_sitk(array: NDArray[np.generic], grid: Grid) -> sitk.Image:
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of the bytes of `path`, in hex."""
+    """SHA-256 of the bytes of `path`, in hex; ImageError when it cannot be read."""
     require_file(path)
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:  # a bad sector: the file opens all the same
+        raise ImageError(
+            f"{path} cannot be read: {error.strerror}; check its disk, or put a copy in its place"
+        ) from error
 
 
 def require_file(path: Path) -> None:
