@@ -340,6 +340,26 @@ def test_pinned_named_and_judged_versions_are_never_pruned(study: Study) -> None
     assert len(study.label_versions("c")) == 5
 
 
+def test_where_pins_cannot_be_read_nothing_is_pruned_and_nothing_said_is_lost(
+    study: Study,
+) -> None:
+    for index in range(3):
+        _draw(study, index)
+    for _ in range(3):
+        _predict(study, 1)
+    study.pin_version(_label(1))
+    notes = study.folder / "cases" / "c" / "labels" / "notes.json"
+    notes.write_text(notes.read_text()[:-3])
+    torn = notes.read_text()
+
+    assert [row.item.kind for row in study.prunable(keep=1)] == ["prediction"]
+    assert ["notes.json is corrupt" in str(problem) for problem in study.problems] == [True]
+    for change in (study.pin_version, lambda item: study.name_version(item, "good")):
+        with pytest.raises(SchemaError, match=r"notes.json is corrupt.*or delete it"):
+            change(_label(2))
+    assert notes.read_text() == torn
+
+
 def test_models_stay_while_a_segmentation_of_theirs_does(study: Study) -> None:
     for _ in range(4):
         _add_model(study)

@@ -95,7 +95,7 @@ class History(Drafts, Suggestions):
         if len(name.strip()) > _LONGEST_NAME:
             raise StudyError(f"a name has at most {_LONGEST_NAME} characters, got {len(name)}")
         with self.writing():
-            names, pinned = self._notes(self._require(item).parent)
+            names, pinned = self._said_of(self._require(item).parent)
             names.pop(item.number, None)
             if name.strip():
                 names[item.number] = name.strip()
@@ -105,7 +105,7 @@ class History(Drafts, Suggestions):
     def pin_version(self, item: Item, *, pinned: bool = True) -> None:
         """Keeps a version from being pruned, or no longer."""
         with self.writing():
-            names, before = self._notes(self._require(item).parent)
+            names, before = self._said_of(self._require(item).parent)
             after = before | {item.number} if pinned else before - {item.number}
             self._save_notes(item, names, after)
             self._note("version_pinned", item=str(item), pinned=pinned)
@@ -234,6 +234,13 @@ class History(Drafts, Suggestions):
 
     def _notes(self, parent: Path) -> tuple[dict[int, str], frozenset[int]]:
         """Names by number and pinned numbers; what cannot be read is as if never said."""
+        try:
+            return self._said_of(parent)
+        except SchemaError:
+            return {}, frozenset()
+
+    def _said_of(self, parent: Path) -> tuple[dict[int, str], frozenset[int]]:
+        """As `_notes`; SchemaError when what was said cannot be read."""
         path = parent / _NOTES
         if not path.exists():
             return {}, frozenset()
@@ -241,8 +248,11 @@ class History(Drafts, Suggestions):
             fields = Fields(read_json(path), str(path))
             names = {int(k): str(v) for k, v in fields.mapping("names").items() if k.isdecimal()}
             return names, frozenset(fields.integers("pinned"))
-        except SchemaError:
-            return {}, frozenset()
+        except SchemaError as error:
+            raise SchemaError(
+                f"{error}; put the file back from a backup of your own, or delete it: names and "
+                "pins of these versions are then gone"
+            ) from error
 
     def _save_notes(self, item: Item, names: dict[int, str], pinned: frozenset[int]) -> None:
         parent = self.version_parent(item.kind, item.case_id)

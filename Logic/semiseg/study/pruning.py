@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from semiseg.config import check_range
-from semiseg.errors import StudyError
+from semiseg.errors import SchemaError, StudyError
 from semiseg.events import Json
+from semiseg.study.case import Problem
 from semiseg.study.history import KINDS, History, Item, VersionRow
 from semiseg.study.owner import temporary_name
 from semiseg.study.results import Results
@@ -25,12 +26,13 @@ class Pruning(History, Results):
 
         Never the newest `keep` of each label, segmentation and the models, pinned or named ones,
         those that a kept one or the newest evaluation refers to, nor what can be undone to.
+        Where names and pins cannot be read, none goes, and `problems` say so.
         """
         check_range("keep", keep, 1, 1_000_000)
         rows = {row.item: row for row in self.version_rows()}
         kept = self._newest_ones(rows, keep)
         kept |= {item for item, row in rows.items() if row.pinned or row.name}
-        kept |= self._evaluated() | self._shown()
+        kept |= self._perhaps_pinned(rows) | self._evaluated() | self._shown()
         kept |= _makers(rows, kept)
         kept |= {item for item, row in rows.items() if _takes_back(row, kept)}
         return tuple(row for item, row in rows.items() if item not in kept)
@@ -66,6 +68,19 @@ class Pruning(History, Results):
             first = whole[-keep:][0] if whole else mine[0]
             kept |= {item for item in mine if item >= first}
         return kept
+
+    def _perhaps_pinned(self, rows: Mapping[Item, VersionRow]) -> set[Item]:
+        """Those of which it cannot be read whether somebody pinned or named them."""
+        parents = {item: self.version_parent(item.kind, item.case_id) for item in rows}
+        unclear: set[Path] = set()
+        for parent in set(parents.values()):
+            try:
+                self._said_of(parent)
+            except SchemaError as error:
+                unclear.add(parent)
+                remedy = "until then none of them is pruned"
+                self._tell(Problem(path=parent, message=str(error), remedy=remedy))
+        return {item for item, parent in parents.items() if parent in unclear}
 
     def _evaluated(self) -> set[Item]:
         """What the newest evaluation judged."""
