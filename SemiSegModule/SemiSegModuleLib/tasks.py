@@ -95,6 +95,7 @@ class Task:
     job: RunningJob | None = None
     folder: Path | None = None
     cancelled: bool = False
+    unheard: deque[Event] = field(default_factory=deque)
 
     @property
     def details(self) -> str:
@@ -215,13 +216,16 @@ class Tasks:
     def _poll(self, task: Task | None) -> bool:
         if task is None or task.job is None:
             return False
-        events = task.job.poll()
-        for event in events:
+        task.unheard.extend(task.job.poll())
+        heard = bool(task.unheard)
+        while task.unheard:
+            # Gone from the queue first: one that cannot be shown holds up none that follow.
+            event = task.unheard.popleft()
             if event.kind == "progress":
                 task.on_event(event)
             else:
                 self._ended(task, event)
-        return bool(events)
+        return heard
 
     def _ended(self, task: Task, event: Event) -> None:
         if task is self._work:

@@ -274,3 +274,22 @@ def test_a_night_of_learning_keeps_a_bounded_curve_with_its_first_and_last_point
     points = state.curve["loss"]
     assert len(points) <= 2001
     assert (points[0][0], points[-1][0]) == (0.0, 4999.0)
+
+
+def test_an_event_that_cannot_be_shown_holds_up_none_that_follow(
+    make_tasks: Any, jobs: Any, ends: Ends
+) -> None:
+    def broken(_event: Event) -> None:
+        raise ValueError("a defect")
+
+    jobs.hold = lambda arguments: True
+    tasks = make_tasks(jobs)
+    tasks.start(task("learn", ends, on_event=broken))
+    jobs.told[0].say("train", 1, 2)
+    jobs.told[0].end()
+    with pytest.raises(ValueError, match="a defect"):
+        tasks.tick()
+    assert not tasks.idle
+    tasks.tick()
+    assert ends.events == [("learn", "result")]
+    assert tasks.idle
