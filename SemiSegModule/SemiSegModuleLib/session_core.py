@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import time
 import traceback
 from collections import deque
@@ -207,9 +208,18 @@ class SessionCore:
             self.changed("message")
 
     def say_unexpected(self) -> None:
-        """Show that there is a defect; call where an exception is handled."""
+        """Show that there is a defect, and log it; call where an exception is handled.
+
+        The timer may meet the same one ten times a second: it is kept once, beside other errors.
+        """
+        details = traceback.format_exc()
+        if self._troubles and self._troubles[-1].details == details:
+            self._trouble_shown = True
+            self.changed("message")
+            return
+        logging.exception("SemiSeg met a defect")
         text = _("Something unexpected went wrong; please report the details.")
-        self.say(text, error=True, details=traceback.format_exc())
+        self.say(text, error=True, details=details)
 
     def dismiss(self) -> None:
         """Take the error off the message line; it stays in `details`."""

@@ -72,9 +72,9 @@ class Panel:
     def close(self) -> None:
         """Save what was drawn, end the jobs, delete Slicer's widgets in the sections."""
         self._timer.stop()
-        self.session.close()
+        self._safely(self.session.close)
         for section in reversed(self.sections.values()):
-            section.close()
+            self._safely(section.close)
         self.sections.clear()
 
     def enter(self) -> None:
@@ -86,25 +86,28 @@ class Panel:
         self._call_each("exit")
 
     def onTick(self, *_args: Any) -> None:
-        try:
-            self.session.tick()
-            self._call_each("tick")
-        except Exception:
-            self.session.say_unexpected()
-            self.session.tell()
+        self._safely(self.session.tick)
+        self._call_each("tick")
+        self.session.tell()
 
     def onChanged(self, topics: set[str]) -> None:
         if "study" in topics:
-            self._fold()
+            self._safely(self._fold)
         if topics & {"study", "cluster"}:
-            for name, section in self.sections.items():
-                self.areas[name].text = section.title()
+            self._safely(self._show_titles)
         for part in (*self.sections.values(), self.messageLine, self.messageEcho):
-            try:
-                part.refresh(topics)
-            except Exception:
-                # A defect of one section must not leave the others showing what was.
-                self.session.say_unexpected()
+            self._safely(part.refresh, topics)
+
+    def _safely(self, call: Callable[..., None], *args: Any) -> None:
+        """A defect of one part is told and logged, and keeps no other part from its turn."""
+        try:
+            call(*args)
+        except Exception:
+            self.session.say_unexpected()
+
+    def _show_titles(self) -> None:
+        for name, section in self.sections.items():
+            self.areas[name].text = section.title()
 
     def _add(self, layout: Any, section: Any) -> None:
         area = ctk.ctkCollapsibleButton()
@@ -139,7 +142,7 @@ class Panel:
         for section in self.sections.values():
             method = getattr(section, name, None)
             if method is not None:
-                method()
+                self._safely(method)
 
 
 def show_file(path: Path) -> None:

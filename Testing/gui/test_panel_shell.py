@@ -350,3 +350,30 @@ def test_a_message_is_seen_from_the_work_buttons_too(
     echo.dismissButton.click()
     assert echo.widget.isHidden()
     assert not made.session.message_is_error
+
+
+def test_a_defect_of_one_part_keeps_no_other_from_its_turn(
+    shell: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_args: Any, **_values: Any) -> None:
+        raise ValueError("a defect")
+
+    calls: list[str] = []
+    last = list(shell.sections.values())[-1]
+    for name in ("tick", "enter", "exit", "refresh", "close"):
+        monkeypatch.setattr(shell.sections["study"], name, broken, raising=False)
+        note = lambda *_args, name=name: calls.append(name)  # noqa: E731
+        monkeypatch.setattr(last, name, note, raising=False)
+    shell.onTick()
+    shell.enter()
+    shell.exit()
+    shell.onChanged({"study"})
+    assert {"tick", "enter", "exit", "refresh"} <= set(calls)
+    assert "unexpected" in shell.session.message
+    monkeypatch.setattr(shell.session, "tick", broken)
+    calls.clear()
+    shell.onTick()
+    assert "tick" in calls
+    monkeypatch.setattr(shell.session, "close", broken)
+    shell.close()
+    assert "close" in calls, "its widgets would live on after the panel"

@@ -332,3 +332,22 @@ def test_copies_of_voxels_that_a_crash_left_are_taken_away(session: Any, until: 
     assert until(session)
     assert not old.exists()
     assert new.exists()
+
+
+def test_a_defect_that_comes_back_is_kept_and_logged_once_and_shown_each_time(
+    session: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_args: Any) -> None:
+        raise ValueError("a defect")
+
+    monkeypatch.setattr(session, "load_case", broken)
+    session.say("the disk is full", error=True)
+    for _ in range(30):
+        session.dismiss()
+        session.select("c1")
+        assert "unexpected" in session.message
+        assert session.message_is_error
+    assert session.details.count("ValueError: a defect") == 1
+    assert "the disk is full" in session.details
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "ValueError: a defect" in caplog.text
