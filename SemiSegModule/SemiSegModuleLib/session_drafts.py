@@ -149,11 +149,12 @@ class DraftPart(SessionCore):
         return since is not None and now - since >= _APPLY_AFTER_S
 
     def _save_due(self, case_id: str, opened: OpenCase, now: float) -> None:
+        # Still dirty where it fails, also by a defect: tried again, but not ten times a second, so
+        # that the other cases have their turn.
+        opened.touched_at = opened.dirty_since = now + _RETRY_S
         try:
             self._save_draft(case_id, opened)
         except SemiSegError as error:
-            # Still dirty: tried again, but not ten times a second.
-            opened.touched_at = opened.dirty_since = now + _RETRY_S
             text = _("{case}: what you drew is NOT saved yet: {why}")
             self.say(text.format(case=case_id, why=error), error=True)
 

@@ -387,3 +387,26 @@ def test_a_refused_draft_does_not_keep_the_others_from_being_applied(
     assert session.study.drafts() == ("c0",)
     assert session.study.label_versions("c1") == (1,)
     assert session.open_cases["c0"].conflict
+
+
+def test_a_defect_while_saving_leaves_the_other_cases_and_the_next_seconds_their_turn(
+    session: Any, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+
+    def broken(_study: Study, case_id: str, *_args: Any, **_named: Any) -> int:
+        tried.append(case_id)
+        raise ValueError("a defect")
+
+    draw(session)
+    with monkeypatch.context() as patch:
+        patch.setattr(Study, "save_draft", broken)
+        clock.now += 1
+        with pytest.raises(ValueError, match="a defect"):
+            session.tick()
+        session.tick()
+        assert tried == ["c0"]
+        assert session.saving
+    clock.now += 20
+    session.tick()
+    assert session.study.drafts() == ("c0",)
