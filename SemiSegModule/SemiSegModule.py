@@ -44,8 +44,8 @@ class SemiSegModule(ScriptedLoadableModule):
             "segments all scans, shows where it is unsure, and exports. "
             '<p><a href="{tutorial}">The first ten minutes, step by step</a>, with the CT and the '
             "MR of the Sample Data module (category SemiSeg).</p>"
-            "<p><b>Research use only, not for clinical decisions.</b> Nothing leaves this computer."
-            "</p>"
+            "<p><b>Research use only, not for clinical decisions.</b> Nothing leaves this computer "
+            "unless you choose a cluster and agree to what is sent.</p>"
         ).format(tutorial=TUTORIAL)
         parent.acknowledgementText = _(
             "Built on 3D Slicer, PyTorch, MONAI and SimpleITK. Registration with MIND-SSC features "

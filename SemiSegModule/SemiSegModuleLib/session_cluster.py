@@ -292,7 +292,12 @@ class ClusterPart(ModelsPart):
             event = replace(event, data={**event.data, "model": model})
         super()._work_ended(task, event)
         if known:
-            self.say(_("The same work was done before; its results are in the study already."))
+            self.say(
+                _(
+                    "The same work was done before; its results are in the study already. If you "
+                    "took them back, go back to them under History."
+                )
+            )
         elif task.kind == "learn" and model is None:
             self.say(_("No model came back."))
         refused = event.data.get("refused")

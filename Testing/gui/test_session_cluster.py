@@ -216,6 +216,7 @@ def test_results_that_were_here_already_and_those_left_out_are_said(
     start(session, jobs, until).end(applied={}, applied_before=["c1"], refused={})
     assert until(session)
     assert "in the study already" in session.message
+    assert "go back to them under History" in session.message
     session.propagate(all_cases=True)
     why = "c1: its image is another one now"
     following(session, jobs, until, 2).end(applied={}, applied_before=[], refused={"c1": why})
