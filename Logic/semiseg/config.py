@@ -18,6 +18,7 @@ Dims = Literal["auto", "2", "2.5", "3"]
 Rule = Literal["largest", "large", "all"]
 FillChoice = Literal["auto", "guided", "interpolated", "nearest"]
 FusionChoice = Literal["vote", "staple"]
+PriorChoice = Literal["auto", "off"]
 ExportWhat = Literal["combined", "prediction", "label"]
 MeshFormat = Literal["stl", "obj", "ply", "glb"]
 MeshSpace = Literal["LPS", "RAS"]
@@ -165,15 +166,20 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig:
-    """Segmenting whole volumes with a trained model."""
+    """Segmenting whole volumes with a trained model.
+
+    With `prior` "auto" propagated labels that the trust gate accepted have a say; "off": none.
+    """
 
     device: Device = "auto"
     overlap: float = 0.5
     flips: bool = False
     clean_up: bool = True
+    prior: PriorChoice = "auto"
 
     def __post_init__(self) -> None:
         check_range("overlap", self.overlap, 0, 0.9)
+        check_choice("prior", self.prior, get_args(PriorChoice))
         check_choice("device", self.device, get_args(Device))
 
 

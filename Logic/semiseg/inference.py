@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from semiseg.cleanup import clean_up, rule_for
 from semiseg.config import MODALITIES, Modality, PredictConfig, to_json
@@ -25,15 +24,25 @@ from semiseg.errors import (
     ImageError,
     SemiSegError,
     StorageError,
-    StudyError,
     require_all,
 )
 from semiseg.events import Emit, Event, Json, Progress, ignore
 from semiseg.images.grid import Grid, canonical
 from semiseg.images.reading import Image
 from semiseg.images.resampling import spaced_grid
-from semiseg.models import Model, Network, Sight, load_model, look, look_at_whole, require_fit
+from semiseg.models import (
+    Model,
+    Network,
+    Sight,
+    averaged,
+    load_model,
+    look,
+    look_at_whole,
+    prior_beside,
+    require_fit,
+)
 from semiseg.own_grid import Target
+from semiseg.prior import Prior
 from semiseg.resources import usable_memory, usable_threads
 from semiseg.sliding import (
     BAND_BYTES,
@@ -57,7 +66,7 @@ class PredictionArrays:
     The uncertainty is that of the calibrated probabilities where the model was validated.
 
     `removed_voxels` were set to background by the clean-up, per structure; `notes` are for the
-    user.
+    user; `prior` tells how propagated labels took part, None where they did not.
     """
 
     label: NDArray[np.uint16]
@@ -67,6 +76,7 @@ class PredictionArrays:
     device: str
     window_zyx: Zyx
     seconds: float
+    prior: dict[str, Json] | None = None
 
 
 def predict_image(
@@ -76,10 +86,12 @@ def predict_image(
     config: PredictConfig,
     emit: Emit = ignore,
     companions: Companions | None = None,
+    prior: Prior | None = None,
 ) -> PredictionArrays:
     """Segment `image` on the model's device; progress counts windows of phase "predict".
 
     A model that looks at several volumes of a case is given `companions`; missing ones are masked.
+    A `prior` (`models.prior_beside`) has its say.
 
     Out of memory: smaller windows, then the CPU, each said in an event and a note. ImageError for
     an unknown modality; DeviceError when the memory is too small in any case.
@@ -89,7 +101,9 @@ def predict_image(
     _check_modality(model, modality, notes)
     require_memory(model, image.grid)
     flips = _flips(model, config, notes)
-    target = Target(canonical(image.grid), model.classes, model.temperature)
+    target = Target(canonical(image.grid), model.classes, model.temperature, prior)
+    if prior is not None:
+        notes.say(prior.words)
     if model.frame is not None:
         sight = look_at_whole(model, model.frame, image, modality)
     else:
@@ -114,6 +128,7 @@ def predict_image(
         device=str(plan.device),
         window_zyx=plan.window_zyx,
         seconds=time.monotonic() - start,
+        prior=None if prior is None else prior.to_json(),
     )
 
 
@@ -128,7 +143,7 @@ def memory_needed(model: Model, grid: Grid) -> int:
     own, trained = math.prod(grid.shape_zyx), math.prod(_training_shape(model, grid))
     preparing = 12 * own + 8 * trained
     band = min(2 * BAND_BYTES, 8 * trained * len(model.classes))
-    running = 6 * own + 4 * trained * (1 + len(model.streams)) + band
+    running = 6 * own + 4 * trained * (1 + len(model.streams)) + 2 * trained + band
     cleaning = 13 * own
     return _WORKSPACE_BYTES + max(preparing, running, cleaning)
 
@@ -168,7 +183,7 @@ class _Way:
     def predictor(self, device: torch.device) -> Predictor:
         """The model on `device` as the sliding windows ask for it."""
         self.model.network.to(device).eval()
-        return _predictor(self.network, self.flips)
+        return averaged(self.network, self.flips)
 
 
 def _segment(way: _Way, sight: Sight, target: Target, notes: _Notes) -> WindowPlan:
@@ -199,39 +214,6 @@ def _segment(way: _Way, sight: Sight, target: Target, notes: _Notes) -> WindowPl
         "out of memory even with the smallest windows on the CPU; close other programs, or crop "
         "the image"
     )
-
-
-def _predictor(network: Network, flips: tuple[tuple[int, ...], ...]) -> Predictor:
-    """Mean class probabilities of `network` over mirrored windows (B, 1, D, H, W)."""
-
-    @torch.inference_mode()
-    def predictor(windows: Tensor) -> Tensor:
-        total: Tensor | None = None
-        for axes in flips:
-            logits = _logits(network, windows.flip(axes) if axes else windows)
-            probabilities = logits.softmax(dim=1)
-            probabilities = probabilities.flip(axes) if axes else probabilities
-            total = probabilities if total is None else total + probabilities
-        if total is None or not torch.isfinite(total).all():
-            raise StudyError(
-                "the model's output is not a number; train it anew or choose another model"
-            )
-        return total / len(flips)
-
-    return predictor
-
-
-def _logits(network: Network, windows: Tensor) -> Tensor:
-    """Float32 logits; in half precision on a GPU, unless that overflows."""
-    flat = windows.shape[2] == 1
-    given = windows.squeeze(2) if flat else windows
-    on_gpu = windows.device.type == "cuda"
-    with torch.autocast(windows.device.type, dtype=torch.float16, enabled=on_gpu):
-        logits: Tensor = network(given)
-    logits = logits.float()
-    if on_gpu and not torch.isfinite(logits).all():
-        logits = network(given).float()
-    return logits.unsqueeze(2) if flat else logits
 
 
 def _plans(model: Model, shape_zyx: Zyx, overlap: float) -> list[WindowPlan]:
@@ -358,8 +340,9 @@ def _predict_case(
 ) -> int:
     """Segment and save one case; the version of its prediction."""
     companions = companions_of(study, case, model.streams) if model.streams else None
+    prior = prior_beside(model, study, case, config.prior)
     found = predict_image(
-        model, study.image(case.id), case.modality, config, emit, companions=companions
+        model, study.image(case.id), case.modality, config, emit, companions=companions, prior=prior
     )
     return save_prediction(study, case, found, model=(model_id, model.name), config=config)
 
@@ -384,4 +367,6 @@ def save_prediction(
         "removed_ml": dict(removed),
         "notes": list(found.notes),
     }
+    if found.prior is not None:
+        info["prior"] = found.prior
     return study.predicted(case.id, found.label, found.uncertainty, model_id=model_id, info=info)

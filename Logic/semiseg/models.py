@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from semiseg.config import MODALITIES, Modality
+from semiseg.config import MODALITIES, Modality, PriorChoice
 from semiseg.data.companions import Companions, on_grid, stacked
 from semiseg.data.training_grid import TrainingImage
 from semiseg.errors import ConfigError, SchemaError, StudyError
@@ -24,10 +24,13 @@ from semiseg.images.reading import Image
 from semiseg.methods.base import Method, MethodSettings, build_method
 from semiseg.methods.frame import Frame
 from semiseg.networks import NetworkSpec
+from semiseg.prior import Prior, prior_of
 from semiseg.registration.start import Start
+from semiseg.study.case import Case
 from semiseg.study.fields import Fields
 from semiseg.study.protocol import LARGEST_ID, Protocol
 from semiseg.study.storage import read_json
+from semiseg.study.study import Study
 
 DESCRIPTION = "model.json"
 WEIGHTS = "weights.safetensors"
@@ -47,7 +50,8 @@ class Model:
     `classes[c]` is the structure id of channel c, 0 for background. `mirror_axes` are the axes
     (0 z, 1 y, 2 x) along which it learned from mirrored images too. Sides of windows must be
     multiples of `multiple_zyx`. `temperature` tells how far probabilities are to be trusted: above
-    1, less than the network says (`learning.calibration`).
+    1, less than the network says (`learning.calibration`). `annotated` says from how many patients
+    of a modality, drawn in by a human, it learned; None where that is not known.
     """
 
     name: str
@@ -60,6 +64,7 @@ class Model:
     modalities: tuple[Modality, ...] = MODALITIES
     mirror_axes: tuple[int, ...] = ()
     temperature: float = 1.0
+    annotated: Mapping[str, int] | None = None
     device: torch.device
     study_id: str | None = None
     predictors: Mapping[Modality, Network] = field(default_factory=dict)
@@ -100,6 +105,7 @@ def load_model(folder: Path, device: torch.device) -> Model:
         modalities=_modalities(fields),
         mirror_axes=tuple(a for a in fields.integers("mirror_axes") if a in (0, 1, 2)),
         temperature=_temperature(fields),
+        annotated=_annotated(fields),
         device=device,
         study_id=fields.optional_text("study_id"),
         predictors={modality: method.predictor(modality) for modality in MODALITIES},
@@ -131,6 +137,23 @@ def require_fit(model: Model, protocol: Protocol, study_id: str) -> None:
                 f"{learned or 'unnamed'!r}; here it is {own[structure_id]!r}. Choose a model of "
                 "this study"
             )
+
+
+def prior_beside(model: Model, study: Study, case: Case, choice: PriorChoice) -> Prior | None:
+    """What propagated labels of `case` say beside `model`; None where nothing takes part.
+
+    A model with a frame brings atlases to the scan itself, and one that does not tell what it
+    learned from (of an earlier version, or not of SemiSeg's making) stays alone.
+    """
+    if choice == "off" or model.frame is not None or model.annotated is None:
+        return None
+    return prior_of(
+        study,
+        case,
+        classes=model.classes,
+        spacing_mm_zyx=model.spacing_mm_zyx,
+        annotated=model.annotated.get(case.modality, 0),
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -190,6 +213,39 @@ def _notes(model: Model, stream: str, present: tuple[bool, ...]) -> tuple[str, .
             f"There is no {' and no '.join(missing)}: segmented from {' and '.join(seen)}."
         )
     return tuple(notes)
+
+
+def averaged(network: Network, flips: tuple[tuple[int, ...], ...]) -> Network:
+    """Mean class probabilities of `network` over mirrored windows (B, 1, D, H, W)."""
+
+    @torch.inference_mode()
+    def predictor(windows: Tensor) -> Tensor:
+        total: Tensor | None = None
+        for axes in flips:
+            logits = _logits(network, windows.flip(axes) if axes else windows)
+            probabilities = logits.softmax(dim=1)
+            probabilities = probabilities.flip(axes) if axes else probabilities
+            total = probabilities if total is None else total + probabilities
+        if total is None or not torch.isfinite(total).all():
+            raise StudyError(
+                "the model's output is not a number; train it anew or choose another model"
+            )
+        return total / len(flips)
+
+    return predictor
+
+
+def _logits(network: Network, windows: Tensor) -> Tensor:
+    """Float32 logits; in half precision on a GPU, unless that overflows."""
+    flat = windows.shape[2] == 1
+    given = windows.squeeze(2) if flat else windows
+    on_gpu = windows.device.type == "cuda"
+    with torch.autocast(windows.device.type, dtype=torch.float16, enabled=on_gpu):
+        logits: Tensor = network(given)
+    logits = logits.float()
+    if on_gpu and not torch.isfinite(logits).all():
+        logits = network(given).float()
+    return logits.unsqueeze(2) if flat else logits
 
 
 class _Predicting(nn.Module):
@@ -254,6 +310,12 @@ def _spacing(fields: Fields) -> Triple:
             f"{fields.where}: 'spacing_mm_zyx' should be three lengths in mm, found {values}"
         )
     return numbers[0], numbers[1], numbers[2]
+
+
+def _annotated(fields: Fields) -> Mapping[str, int] | None:
+    """None for models of earlier versions."""
+    found = fields.optional_part("annotated")
+    return None if found is None else {name: found.integer(name) for name in found.values}
 
 
 def _temperature(fields: Fields) -> float:

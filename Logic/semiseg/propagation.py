@@ -331,6 +331,7 @@ class _Run:
             gate=proposal.gate,
             info={
                 "key": plan.key,
+                "structures": list(proposal.ids),
                 "atlases": list(proposal.atlases),
                 "self_check": {str(i): dice for i, dice in proposal.self_check},
                 "config": to_json(self._config),

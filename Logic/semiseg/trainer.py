@@ -150,6 +150,10 @@ def _description(session: Session, run: Run) -> dict[str, Json]:
         "mirror_axes": [],
         "normalisation": NORMALISATION,
         "modalities": [m for m in MODALITIES if any(m == facts.modality for facts in learned)],
+        "annotated": {
+            m: len({f.patient for f in learned if f.human_ids and f.modality == m})
+            for m in MODALITIES
+        },
         "seed": config.seed,
         "steps": run.learner.step,
         "seconds": round(session.spent_s, 1),

@@ -201,6 +201,7 @@ def test_removed_islands_and_settings_stand_in_the_prediction(study: Study) -> N
         "overlap": 0.25,
         "flips": False,
         "clean_up": True,
+        "prior": "auto",
     }
     assert found.info["device"] == "cpu"
     assert isinstance(found.info["removed_ml"], dict)

@@ -36,7 +36,7 @@ _SENDABLE = {
         "device",
         "workers",
     },
-    "predict": {"overlap", "flips", "keep_islands", "device", "workers"},
+    "predict": {"overlap", "flips", "keep_islands", "no_prior", "device", "workers"},
 }
 
 

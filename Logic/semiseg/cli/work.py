@@ -309,11 +309,16 @@ def predict(
     keep_islands: Annotated[
         bool, typer.Option("--keep-islands", help="Do not remove small loose pieces.")
     ] = False,
+    no_prior: Annotated[
+        bool, typer.Option("--no-prior", help="The network alone: propagated labels have no say.")
+    ] = False,
     device: DeviceName = "auto",
     workers: Workers = None,
     ray: RayAddress = None,
 ) -> None:
     """Segment cases with a model, with the uncertainty per voxel.
+
+    Labels that propagation brought to a case, and that it trusts, have a say beside the network.
 
     \b
     Examples:
@@ -323,7 +328,11 @@ def predict(
     """
     screen = screen_of(context)
     config = PredictConfig(
-        device=cast("Device", device), overlap=overlap, flips=flips, clean_up=not keep_islands
+        device=cast("Device", device),
+        overlap=overlap,
+        flips=flips,
+        clean_up=not keep_islands,
+        prior="off" if no_prior else "auto",
     )
     from semiseg.study.study import Study
 

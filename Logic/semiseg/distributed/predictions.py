@@ -39,7 +39,15 @@ from semiseg.inference import (
     save_prediction,
     saved_data,
 )
-from semiseg.models import DESCRIPTION, WEIGHTS, Model, load_model, require_fit
+from semiseg.models import (
+    DESCRIPTION,
+    WEIGHTS,
+    Model,
+    load_model,
+    prior_beside,
+    require_fit,
+)
+from semiseg.prior import Prior
 from semiseg.resources import usable_threads
 from semiseg.study.case import Case
 from semiseg.study.study import Study
@@ -67,7 +75,7 @@ def predict_over(
     cases = [study.case(case_id) for case_id in ids]
     model = load_model(record.folder, torch.device("cpu"))
     require_fit(model, study.protocol, study.id)
-    run = _Run(study, record.folder, model.streams, config)
+    run = _Run(study, record.folder, model, config)
     progress = Progress(emit, "predict", len(cases))
     versions: dict[str, int] = {}
     for step, (case, outcome) in enumerate(run.outcomes(cases, executor, emit), 1):
@@ -92,11 +100,9 @@ def predict_over(
 class _Run:
     """One call of `predict_over`: each case as a task; why some `failed`."""
 
-    def __init__(
-        self, study: Study, model: Path, streams: Sequence[str], config: PredictConfig
-    ) -> None:
-        self._study, self._model = study, model
-        self._streams, self._config = streams, config
+    def __init__(self, study: Study, folder: Path, model: Model, config: PredictConfig) -> None:
+        self._study, self._folder = study, folder
+        self._model, self._config = model, config
         self.failed: dict[str, str] = {}
 
     def outcomes(
@@ -129,28 +135,31 @@ class _Run:
         return {"case": case.id, "error": str(error)}, f"{case.name}: {error}"
 
     def _task(self, case: Case) -> Task:
-        companions = [c for c in case.companions if c.name in self._streams]
+        streams = self._model.streams
+        companions = [c for c in case.companions if c.name in streams]
         paths = {c.name: self._study.companion_path(case.id, c.name) for c in companions}
         return prediction_task(
-            self._model,
+            self._folder,
             self._study.image_path(case.id),
             case.modality,
             self._config,
             Further(
-                stream=case.stream if self._streams else None,
+                stream=case.stream if streams else None,
                 modalities={c.name: case.modality_of(c) for c in companions},
                 paths=paths,
+                prior=prior_beside(self._model, self._study, case, self._config.prior),
             ),
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Further:
-    """What a model that looks at several volumes of a case is given; see `data.companions`."""
+    """What a model is given beside the image: further volumes (see `data.companions`), a prior."""
 
     stream: str | None = None
     modalities: Mapping[str, Modality] = field(default_factory=dict)
     paths: Mapping[str, Path] = field(default_factory=dict)
+    prior: Prior | None = None
 
 
 def prediction_task(
@@ -170,6 +179,7 @@ def prediction_task(
             "config": to_json(config),
             "stream": further.stream,
             "companions": dict(further.modalities),
+            "prior": None if further.prior is None else _prior_value(further.prior),
         },
         files={**files, **{_COMPANION + name: path for name, path in further.paths.items()}},
     )
@@ -188,7 +198,12 @@ def predict_files(work: Work) -> Value:
         # Others at work on the same computer take memory too; alone it may suffice.
         raise MemoryError(str(error)) from error
     found = predict_image(
-        model, image, arguments["modality"], config, companions=_companions(arguments, files)
+        model,
+        image,
+        arguments["modality"],
+        config,
+        companions=_companions(arguments, files),
+        prior=_prior_of(arguments["prior"]),
     )
     return {
         "shape": list(found.label.shape),
@@ -199,6 +214,7 @@ def predict_files(work: Work) -> Value:
         "device": found.device,
         "window_zyx": list(found.window_zyx),
         "seconds": found.seconds,
+        "prior": found.prior,
     }
 
 
@@ -238,6 +254,31 @@ def arrays_of(value: Mapping[str, Any]) -> PredictionArrays:
         device=value["device"],
         window_zyx=(z, y, x),
         seconds=value["seconds"],
+        prior=value["prior"],
+    )
+
+
+def _prior_value(prior: Prior) -> dict[str, Value]:
+    return {
+        "shape": list(prior.codes.shape),
+        "codes": _packed(prior.codes),
+        "ids": list(prior.ids),
+        "weight": prior.weight,
+        "spacing_mm_zyx": list(prior.spacing_mm_zyx),
+        "words": prior.words,
+    }
+
+
+def _prior_of(value: Mapping[str, Any] | None) -> Prior | None:
+    if value is None:
+        return None
+    z, y, x = value["spacing_mm_zyx"]
+    return Prior(
+        codes=_unpacked(value["codes"], np.uint16).reshape(tuple(value["shape"])),
+        ids=tuple(value["ids"]),
+        weight=value["weight"],
+        spacing_mm_zyx=(z, y, x),
+        words=value["words"],
     )
 
 

@@ -20,9 +20,10 @@ from semiseg.errors import SchemaError, StudyError
 from semiseg.events import Emit, Json, Progress, ignore
 from semiseg.images.grid import Grid
 from semiseg.images.reading import read_image, write_image
+from semiseg.prior import trusted_labels
 from semiseg.remote.manifest import Kind, Manifest, Piece, SentCase, Version
 from semiseg.remote.names import Names, opaque, structure_name
-from semiseg.study.case import Case, CaseLabel
+from semiseg.study.case import Case, CaseLabel, Origin, empty_label
 from semiseg.study.fields import Fields
 from semiseg.study.labels import CaseFiles
 from semiseg.study.protocol import Protocol, Structure
@@ -40,7 +41,9 @@ _MODEL_KEYS = (
     "mirror_axes",
     "normalisation",
     "modalities",
+    "annotated",
 )
+NO_PRIOR = "--no-prior"
 # Files keep the product of spacing and direction, which rounds the last digit.
 _ROUNDING_MM = 1e-6
 WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
@@ -102,7 +105,7 @@ class _Packer:
         progress = Progress(emit, "pack", len(sent))
         cases = []
         for step, case in enumerate(sent, 1):
-            cases.append(self._case(case, asked=case.id in asked, label=wish.kind != "predict"))
+            cases.append(self._case(case, wish, asked=case.id in asked))
             progress.update(step, f"{case.id} is packed")
         model_id = self._study.model(wish.model_id).id if wish.kind == "predict" else None
         manifest = Manifest(
@@ -151,8 +154,8 @@ class _Packer:
     def _lends(self, case: Case) -> bool:
         return case.split == "train" and self._study.ledger(case.id).any_done
 
-    def _case(self, case: Case, *, asked: bool, label: bool) -> SentCase:
-        found = self._study.label(case.id) if label else None
+    def _case(self, case: Case, wish: Wish, *, asked: bool) -> SentCase:
+        found = self._said(case, wish)
         self._bases[case.id] = found.version if found is not None else 0
         return SentCase(
             id=self._cases[case.id],
@@ -163,6 +166,23 @@ class _Packer:
             image=self._image(case),
             label=None if found is None else self._label(case, found),
             sequence=None if case.sequence is None else self._kinds[case.sequence],
+        )
+
+    def _said(self, case: Case, wish: Wish) -> CaseLabel | None:
+        """The label, as much of it as the work needs: to segment, what programs propagated."""
+        if wish.kind != "predict":
+            return self._study.label(case.id)
+        trusted = None if NO_PRIOR in wish.arguments else trusted_labels(self._study, case)
+        if trusted is None:
+            return None
+        empty = empty_label(case.id, case.grid)
+        return replace(
+            empty,
+            array=np.where(trusted.said, trusted.array, empty.array),
+            origin=np.where(trusted.said, np.uint8(Origin.PROPAGATED), empty.origin),
+            confidence=trusted.said.astype(np.float32),
+            propagated_ids=trusted.ids,
+            info={"kind": "propagated", "atlases": ["sent"], "structures": list(trusted.ids)},
         )
 
     def _image(self, case: Case) -> Piece:
@@ -187,7 +207,8 @@ class _Packer:
             pieces = {name: self._keep((folder / name).read_bytes()) for name in _LABEL_FILES}
             told = files.label_info(1).info
         names = ("propagated_ids", "protocol_ids", "voxels")
-        return Version(files=pieces, info={name: told[name] for name in names})
+        how = {} if label.version else label.info
+        return Version(files=pieces, info={**how, **{name: told[name] for name in names}})
 
     def _model(self, model_id: int) -> Version:
         """The weights, and of the description what is needed to run them."""
