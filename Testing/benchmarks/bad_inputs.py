@@ -22,12 +22,12 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 from phantom import SHAPE_ZYX, make_phantoms
+from records import circumstances, save
 
 KEPT = ("study.json", "cases/*/labels/*/*", "cases/*/predictions/*/*", "models/*/*")
 LOCKS: list[object] = []
@@ -70,11 +70,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="semiseg-bad-") as top:
         good = make_good(Path(top))
         rows = [try_one(bad, Path(top), good) for bad in (CASES[:10] if given.quick else CASES)]
-    settings = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.machine()}, {platform.system()}",
-    }
-    Path(given.out).write_text(json.dumps({"settings": settings, "rows": rows}, indent=1))
+    save(Path(given.out), {"settings": circumstances(), "rows": rows})
     print(table(rows))
     return 0 if all(row["right"] for row in rows) else 1
 

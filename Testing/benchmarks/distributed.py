@@ -28,14 +28,12 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import signal
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -45,9 +43,9 @@ import torch
 from distributed_data import phantom, predicted, registered, untrained
 from distributed_model import model_table
 from distributed_pieces import case_rows, piece_rows
+from records import circumstances
 from tables import markdown
 
-import semiseg
 from semiseg.config import PredictConfig, RegistrationConfig
 from semiseg.distributed.cluster import RayExecutor
 from semiseg.distributed.executor import Executor, Outcome, Task
@@ -326,10 +324,7 @@ def describe(given: argparse.Namespace) -> dict:
     return vars(given) | {
         "data": Path(given.data).name if given.data else "phantoms",
         "out": Path(given.out).name,
-        "date": datetime.now(UTC).date().isoformat(),
-        "semiseg": semiseg.__version__,
-        "torch": torch.__version__,
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
+        **circumstances(),
         "load": round(os.getloadavg()[0], 1),
     }
 

@@ -14,19 +14,17 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 from phantom import SHAPE_ZYX, make_phantoms
+from records import circumstances
 
 STAGES = ("annotate", "propagate", "train", "predict", "export")
 STEPS = 20
@@ -49,8 +47,7 @@ def main() -> int:
     settings = {
         "kills": kills,
         "seed": given.seed,
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
+        **circumstances(),
         "killed_training_ends_bitwise_equal": same,
     }
     Path(given.out).write_text(json.dumps({"settings": settings, "rows": rows}, indent=1))

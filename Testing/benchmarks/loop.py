@@ -21,16 +21,15 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import shutil
 import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
+from records import circumstances, save
 from tables import figure, markdown, mean, spread
 
 ORGANS = {1: "liver", 2: "kidney_right", 3: "kidney_left", 4: "spleen"}
@@ -288,24 +287,13 @@ def previous(out: Path, settings: Settings) -> dict:
 def describe(settings: Settings) -> dict:
     import torch
 
-    import semiseg
-
     return asdict(settings) | {
         "data": Path(settings.data).name,
         "out": Path(settings.out).name,
         "keep": settings.keep is not None,
-        "date": datetime.now(UTC).date().isoformat(),
-        "semiseg": semiseg.__version__,
-        "torch": torch.__version__,
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
+        **circumstances(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
-
-
-def save(out: Path, done: dict) -> None:
-    temporary = out.with_name(out.name + ".part")
-    temporary.write_text(json.dumps(done, indent=1, allow_nan=False), encoding="utf-8")
-    temporary.replace(out)
 
 
 def table(rows: list[dict]) -> str:

@@ -29,14 +29,12 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from data_sets import DATA_SETS, WITHOUT_SPACING, Scan, scans_of
@@ -53,6 +51,7 @@ from method_studies import (
     prepare,
 )
 from method_tables import overall, tables
+from records import circumstances, save
 
 SETTINGS = (
     "data_set",
@@ -172,7 +171,7 @@ def work(given: argparse.Namespace, out: Path) -> bool:
         say(f"{drawn.name}: {found['processor_seconds']} processor seconds to carry labels")
     ready = [run for run in runs if is_prepared(run.drawn(given), out)]
     for run, found in in_processes(measure, ready, scans, given):
-        write(out / run.file, found)
+        save(out / run.file, found)
         scores = {
             one: overall([found], one, "dice") for one in sorted(set(found["modality"].values()))
         }
@@ -349,25 +348,14 @@ def require_settings(out: Path, given: argparse.Namespace) -> None:
 def describe(given: argparse.Namespace) -> dict:
     import torch
 
-    import semiseg
-
     return {
         **vars(given),
         "data": Path(given.data).name,
         "out": Path(given.out).name,
         "registrations": None if given.registrations is None else Path(given.registrations).name,
-        "date": datetime.now(UTC).date().isoformat(),
-        "semiseg": semiseg.__version__,
-        "torch": torch.__version__,
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
+        **circumstances(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
-
-
-def write(path: Path, values: dict) -> None:
-    temporary = path.with_suffix(".part")
-    temporary.write_text(json.dumps(values, indent=1, allow_nan=False), encoding="utf-8")
-    temporary.replace(path)
 
 
 def say(text: str) -> None:

@@ -29,20 +29,18 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
-import platform
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 from data_sets import DATA_SETS, Scan, scans_of
 from numpy.typing import NDArray
+from records import circumstances, save
 from tables import figure, markdown, mean, spread
 
 FIRST, SECOND = "MR", "second"
@@ -273,25 +271,16 @@ def segmented(study, pairs: list[Pair], way: str, suffix: str = "") -> list[dict
 
 
 def write(out: Path, rows: list[dict], given: argparse.Namespace, processor_s: float) -> None:
-    import torch
-
-    import semiseg
-
     settings = vars(given) | {
         "data": Path(given.data).name,
         "out": out.name,
-        "date": datetime.now(UTC).date().isoformat(),
-        "semiseg": semiseg.__version__,
-        "torch": torch.__version__,
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
+        **circumstances(),
         "blur_voxels": BLUR_VOXELS,
         "noise": NOISE,
         "bias": BIAS,
         "processor_s": round(processor_s, 1),
     }
-    temporary = out.with_suffix(".part")
-    temporary.write_text(json.dumps({"settings": settings, "rows": rows}, indent=1))
-    temporary.replace(out)
+    save(out, {"settings": settings, "rows": rows})
 
 
 def table(rows: list[dict]) -> str:

@@ -14,17 +14,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
 import time
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from records import circumstances
 
 ROOT = Path(__file__).resolve().parents[2]
 N_SLICES = {"CT": 5, "MR": 4}
@@ -216,8 +215,7 @@ def figures(tour: Tour, seconds: float) -> dict[str, Any]:
         "seconds": round(seconds, 1),
         "opening_s": round(tour.opening_s, 3),
         "gaps": [told(gap) for gap in sorted(gaps, key=lambda gap: -gap.seconds)],
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
+        **circumstances(),
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     }
 

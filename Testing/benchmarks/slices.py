@@ -17,15 +17,12 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import math
 import os
-import platform
 import statistics
 import sys
 import time
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -33,9 +30,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import SimpleITK as sitk
 import torch
+from records import circumstances, save
 from scipy import ndimage
+from tables import markdown
 
-import semiseg
 from semiseg.config import SliceConfig
 from semiseg.images.labels import read_label
 from semiseg.images.reading import read_image
@@ -258,30 +256,21 @@ def describe(settings: Settings) -> dict:
         "data": Path(settings.data).name,
         "out": Path(settings.out).name,
         "threads": 1,
-        "date": datetime.now(UTC).date().isoformat(),
-        "semiseg": semiseg.__version__,
-        "torch": torch.__version__,
+        **circumstances(),
         "simpleitk": sitk.Version.VersionString(),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
     }
-
-
-def save(out: Path, content: dict) -> None:
-    temporary = out.with_name(out.name + ".part")
-    temporary.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
-    temporary.replace(out)
 
 
 def table(rows: list[dict]) -> str:
     """Mean Dice over structures and scans; spread over scans; seconds per volume."""
     names = sorted({row["structure"] for row in rows}, key=int)
     head = ["K", "modality", "method", "scans", *names, "mean", "sd", "HD95 mm", "CPU s"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    lines = []
     keys = {(row["slices"], row["modality"], row["method"]): None for row in rows}
     for key in sorted(keys, key=lambda k: (k[0], k[1], METHODS.index(k[2]))):
         ours = [r for r in rows if (r["slices"], r["modality"], r["method"]) == key]
-        lines.append("| " + " | ".join([*map(str, key), *cells(ours, names)]) + " |")
-    return "\n".join(lines)
+        lines.append([*map(str, key), *cells(ours, names)])
+    return markdown(head, lines)
 
 
 def cells(rows: list[dict], names: list[str]) -> list[str]:
