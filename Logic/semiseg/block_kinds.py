@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from semiseg.networks import NetworkSpec, UNet, build_network, conv_block
+from semiseg.networks import CONV, NetworkSpec, UNet, build_network, conv_block
 
-_CONV: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 BLOCKS = ("unet", "residual", "dense")
 
 
@@ -41,7 +40,7 @@ class ResidualBlock(nn.Module):
         self.past: nn.Module = nn.Identity()
         if n_in != n_out or max(stride) > 1:
             step = tuple(stride)
-            self.past = _CONV[len(step)](n_in, n_out, step, stride=step, bias=False)
+            self.past = CONV[len(step)](n_in, n_out, step, stride=step, bias=False)
 
     def forward(self, values: Tensor) -> Tensor:
         """(B, n_out, *) of `values` (B, n_in, *)."""

@@ -7,7 +7,7 @@ through their modality's encoder, so that one decoder sees CT-CT, CT-MR, MR-CT a
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,10 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from semiseg.displacement import enlarged, warp
+from semiseg.networks import CONV, NORM, UP
 
-_CONV: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
-_UP: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-_NORM: dict[int, Callable[..., nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 _SLOPE = 0.1
 _FIRST_FLOW = 1e-2
 _ALL = (slice(None), slice(None))
@@ -54,7 +52,7 @@ class FlowNetwork(nn.Module):
         self.decode = nn.ModuleList(_block(self._inputs(i), spec.hidden, spec.dims) for i in levels)
         self.flow = nn.ModuleList(_flow_head(spec) for _ in levels)
         self.lift = nn.ModuleList(
-            _UP[spec.dims](spec.hidden, spec.hidden, stride, stride) for stride in spec.strides[1:]
+            UP[spec.dims](spec.hidden, spec.hidden, stride, stride) for stride in spec.strides[1:]
         )
 
     def features(self, image: Tensor, modality: Tensor) -> list[Tensor]:
@@ -137,8 +135,8 @@ def _encoder(spec: FlowSpec) -> nn.ModuleList:
 
 def _block(n_in: int, n_out: int, dims: int, stride: tuple[int, ...] | int = 1) -> nn.Sequential:
     return nn.Sequential(
-        _CONV[dims](n_in, n_out, 3, stride=stride, padding=1, bias=False),
-        _NORM[dims](n_out, affine=True),
+        CONV[dims](n_in, n_out, 3, stride=stride, padding=1, bias=False),
+        NORM[dims](n_out, affine=True),
         nn.LeakyReLU(_SLOPE),
     )
 
@@ -148,7 +146,7 @@ def _flow_head(spec: FlowSpec) -> nn.Module:
 
     Of one voxel, not three as released: so few channels have no fast kernel of three on CPUs.
     """
-    head = _CONV[spec.dims](spec.hidden, spec.dims, 1)
+    head = CONV[spec.dims](spec.hidden, spec.dims, 1)
     for parameter in head.parameters():
         nn.init.normal_(parameter, std=_FIRST_FLOW)
     return head

@@ -14,15 +14,16 @@ from torch.nn import functional
 from semiseg.attention import TransformerBlock
 from semiseg.errors import ConfigError
 
-_CONV: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
-_UP: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+# By the number of axes.
+CONV: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
+UP: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+NORM: dict[int, Callable[..., nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 _SPREAD: dict[int, Callable[..., Tensor]] = {
     2: functional.conv_transpose2d,
     3: functional.conv_transpose3d,
 }
 _KINDS = ("unet", "transformer")
 _TRANSFORMER_BLOCKS = 4
-_NORM: dict[int, Callable[..., nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +129,7 @@ class UNet(nn.Module):
             *(TransformerBlock(channels[-1], spec.dims) for _ in range(blocks))
         )
         self.up = nn.ModuleList(
-            _UP[spec.dims](channels[i + 1], channels[i], spec.strides[i], spec.strides[i])
+            UP[spec.dims](channels[i + 1], channels[i], spec.strides[i], spec.strides[i])
             for i in range(len(channels) - 1)
         )
         self.merge = nn.ModuleList(
@@ -137,10 +138,10 @@ class UNet(nn.Module):
         )
         self.finish: nn.Module = nn.Identity()
         if spec.stem:
-            self.finish = _UP[spec.dims](channels[0], channels[0], spec.stem, spec.stem)
-        self.head = _CONV[spec.dims](channels[0], spec.n_classes, 1)
+            self.finish = UP[spec.dims](channels[0], channels[0], spec.stem, spec.stem)
+        self.head = CONV[spec.dims](channels[0], spec.n_classes, 1)
         coarse = channels[1:-1] if spec.deep_supervision else ()
-        self.coarse_heads = nn.ModuleList(_CONV[spec.dims](n, spec.n_classes, 1) for n in coarse)
+        self.coarse_heads = nn.ModuleList(CONV[spec.dims](n, spec.n_classes, 1) for n in coarse)
 
     def pyramid(self, image: Tensor) -> list[Tensor]:
         """Decoded features (B, channels[i], *) of `image` (B, 1, *), finest level first."""
@@ -202,7 +203,7 @@ def conv_block(
     for i in range(n_convolutions):
         first = i == 0
         layers += [
-            _CONV[dims](
+            CONV[dims](
                 n_in if first else n_out,
                 n_out,
                 kernel,
@@ -210,7 +211,7 @@ def conv_block(
                 padding=tuple(n // 2 for n in kernel),
                 bias=False,
             ),
-            _NORM[dims](n_out, affine=True),
+            NORM[dims](n_out, affine=True),
             nn.LeakyReLU(0.01, inplace=True),
         ]
     return nn.Sequential(*layers)

@@ -7,7 +7,7 @@ halves its input five times, which patches of a few slices do not bear; hence on
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from semiseg.config import MODALITIES, Modality
-from semiseg.networks import NetworkSpec, conv_block
+from semiseg.networks import CONV, NORM, UP, NetworkSpec, conv_block
 
 OTHER: Mapping[Modality, Modality] = {"CT": "MR", "MR": "CT"}
 WEIGHTS: Mapping[str, float] = {
@@ -25,9 +25,6 @@ WEIGHTS: Mapping[str, float] = {
     "structure": 1.0,
     "divergence": 0.01,
 }
-_CONV: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
-_UP: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-_NORM: dict[int, Callable[..., nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 _RESIDUAL_BLOCKS = 2
 _LARGEST_GREY = 0.95
 _EDGE_NOISE = 0.1
@@ -50,13 +47,13 @@ class Generator(nn.Module):
         one = (1,) * dims
         self.enter = Blocks(dims, width, first)
         self.down = conv_block(width, 2 * width, 1, second, flat=flat)
-        self.code = _CONV[dims](2 * width, 2 * width, 1) if variational else None
+        self.code = CONV[dims](2 * width, 2 * width, 1) if variational else None
         self.middle = nn.ModuleList(
             conv_block(2 * width, 2 * width, 1, one, flat=flat) for _ in range(_RESIDUAL_BLOCKS)
         )
-        self.up = _UP[dims](2 * width, width, second, second)
-        self.merge = nn.Sequential(_CONV[dims](width, width, 1), nn.LeakyReLU(0.2, inplace=True))
-        self.leave = _UP[dims](width, 1, first, first)
+        self.up = UP[dims](2 * width, width, second, second)
+        self.merge = nn.Sequential(CONV[dims](width, width, 1), nn.LeakyReLU(0.2, inplace=True))
+        self.leave = UP[dims](width, 1, first, first)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """The translated image, and the divergence of its code: 0 without one."""
@@ -83,7 +80,7 @@ class Blocks(nn.Module):
     def __init__(self, dims: int, width: int, step: tuple[int, ...]) -> None:
         super().__init__()
         self.step = step
-        self.mix = _CONV[dims](math.prod(step), width, 1)
+        self.mix = CONV[dims](math.prod(step), width, 1)
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, width, *) of `image` (B, 1, *), coarser by `step`."""
@@ -108,7 +105,7 @@ class Discriminator(nn.Module):
             Blocks(dims, width, first),
             _conv(dims, width, 2 * width, second),
             _conv(dims, 2 * width, 2 * width, one),
-            _CONV[dims](2 * width, 1, 1),
+            CONV[dims](2 * width, 1, 1),
         )
 
     def forward(self, image: Tensor) -> Tensor:
@@ -242,8 +239,8 @@ def _two_steps(spec: NetworkSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
 def _conv(dims: int, n_in: int, n_out: int, stride: tuple[int, ...]) -> nn.Sequential:
     """Convolution of three voxels along each axis, instance norm, leaky ReLU."""
     return nn.Sequential(
-        _CONV[dims](n_in, n_out, 3, stride=stride, padding=1, bias=False),
-        _NORM[dims](n_out, affine=True),
+        CONV[dims](n_in, n_out, 3, stride=stride, padding=1, bias=False),
+        NORM[dims](n_out, affine=True),
         nn.LeakyReLU(0.2, inplace=True),
     )
 

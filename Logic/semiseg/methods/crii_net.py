@@ -18,7 +18,7 @@ from semiseg.losses import ramp
 from semiseg.methods.base import Method, MethodSettings
 from semiseg.methods.border_patches import Patch, patches_of
 from semiseg.methods.pair import half_and_half
-from semiseg.networks import build_network, conv_block
+from semiseg.networks import CONV, build_network, conv_block
 
 RANKED_WEIGHT = 0.1
 INTRA_MARGIN, INTER_MARGIN = 0.3, 0.5
@@ -41,7 +41,7 @@ class CoarseRefined(Method):
     def __init__(self, settings: MethodSettings) -> None:
         super().__init__(settings)
         spec = settings.network
-        convolution = nn.Conv2d if spec.dims == 2 else nn.Conv3d
+        convolution = CONV[spec.dims]
         n_features, n_classes = spec.channels[0], spec.n_classes
         one, depth = (1,) * spec.dims, spec.convolutions[0]
         self.network = build_network(spec)

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from semiseg.data.batch import Batch
 from semiseg.losses import masked_mean, masked_squared_dice, ramp
 from semiseg.methods.base import Method, MethodSettings
-from semiseg.networks import build_network
+from semiseg.networks import CONV, build_network
 
 STEEPNESS = -1500.0
 LEVEL_WEIGHT = 0.3
@@ -41,7 +41,7 @@ class DualTaskConsistency(Method):
         super().__init__(settings)
         spec = settings.network
         self.network = build_network(spec)
-        convolution = nn.Conv2d if spec.dims == 2 else nn.Conv3d
+        convolution = CONV[spec.dims]
         self.level_head = convolution(spec.channels[0], spec.n_classes - 1, 1)
         self.modules = nn.ModuleDict({"network": self.network, "level_head": self.level_head})
 

@@ -22,9 +22,8 @@ from semiseg.config import MODALITIES, Modality
 from semiseg.data.batch import Batch
 from semiseg.losses import deep_supervised_loss, supervised_loss
 from semiseg.methods.base import Method, MethodSettings
-from semiseg.networks import NetworkSpec, UNet, build_network, conv_block
+from semiseg.networks import CONV, NetworkSpec, UNet, build_network, conv_block
 
-_CONV: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 _NARROWEST = 4
 
 
@@ -191,7 +190,7 @@ def _halved(channels: int) -> int:
 
 def _convolution(spec: NetworkSpec, n_in: int, n_out: int) -> nn.Module:
     kernel = (1, 3, 3) if spec.within_slices else (3,) * spec.dims
-    return _CONV[spec.dims](n_in, n_out, kernel, padding=tuple(n // 2 for n in kernel))
+    return CONV[spec.dims](n_in, n_out, kernel, padding=tuple(n // 2 for n in kernel))
 
 
 def _gate(spec: NetworkSpec, n: int) -> nn.Sequential:

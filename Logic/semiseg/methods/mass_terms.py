@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from semiseg.data.batch import Batch
 from semiseg.losses import soft_dice
+from semiseg.networks import CONV
 from semiseg.similarity import halved, self_similarity
 
 CONTRASTED, POOLED, PROJECTED = 64, 4, 128
@@ -40,7 +41,7 @@ class ContrastHead(nn.Module):
     def __init__(self, n_in: int, dims: int) -> None:
         super().__init__()
         self.dims = dims
-        self.mix = (nn.Conv2d if dims == 2 else nn.Conv3d)(n_in, CONTRASTED, 3, stride=2, padding=1)
+        self.mix = CONV[dims](n_in, CONTRASTED, 3, stride=2, padding=1)
         self.project = nn.Sequential(
             nn.Linear(POOLED**dims, PROJECTED), nn.ReLU(), nn.Linear(PROJECTED, PROJECTED)
         )
