@@ -50,8 +50,9 @@ class Model:
     `classes[c]` is the structure id of channel c, 0 for background. `mirror_axes` are the axes
     (0 z, 1 y, 2 x) along which it learned from mirrored images too. Sides of windows must be
     multiples of `multiple_zyx`. `temperature` tells how far probabilities are to be trusted: above
-    1, less than the network says (`learning.calibration`). `annotated` says from how many patients
-    of a modality, drawn in by a human, it learned; None where that is not known.
+    1, less than the network says (`learning.calibration`). `unseen_dice` is the Dice on cases that
+    it had not learned from, by modality; empty where no such were scored, None where models do not
+    tell.
     """
 
     name: str
@@ -64,7 +65,7 @@ class Model:
     modalities: tuple[Modality, ...] = MODALITIES
     mirror_axes: tuple[int, ...] = ()
     temperature: float = 1.0
-    annotated: Mapping[str, int] | None = None
+    unseen_dice: Mapping[str, float] | None = None
     device: torch.device
     study_id: str | None = None
     predictors: Mapping[Modality, Network] = field(default_factory=dict)
@@ -105,7 +106,7 @@ def load_model(folder: Path, device: torch.device) -> Model:
         modalities=_modalities(fields),
         mirror_axes=tuple(a for a in fields.integers("mirror_axes") if a in (0, 1, 2)),
         temperature=_temperature(fields),
-        annotated=_annotated(fields),
+        unseen_dice=_unseen_dice(fields),
         device=device,
         study_id=fields.optional_text("study_id"),
         predictors={modality: method.predictor(modality) for modality in MODALITIES},
@@ -145,14 +146,14 @@ def prior_beside(model: Model, study: Study, case: Case, choice: PriorChoice) ->
     A model with a frame brings atlases to the scan itself, and one that does not tell what it
     learned from (of an earlier version, or not of SemiSeg's making) stays alone.
     """
-    if choice == "off" or model.frame is not None or model.annotated is None:
+    if choice == "off" or model.frame is not None or model.unseen_dice is None:
         return None
     return prior_of(
         study,
         case,
         classes=model.classes,
         spacing_mm_zyx=model.spacing_mm_zyx,
-        annotated=model.annotated.get(case.modality, 0),
+        dice=model.unseen_dice.get(case.modality),
     )
 
 
@@ -312,10 +313,10 @@ def _spacing(fields: Fields) -> Triple:
     return numbers[0], numbers[1], numbers[2]
 
 
-def _annotated(fields: Fields) -> Mapping[str, int] | None:
+def _unseen_dice(fields: Fields) -> Mapping[str, float] | None:
     """None for models of earlier versions."""
-    found = fields.optional_part("annotated")
-    return None if found is None else {name: found.integer(name) for name in found.values}
+    found = fields.optional_part("unseen_dice")
+    return None if found is None else {name: found.number(name) for name in found.values}
 
 
 def _temperature(fields: Fields) -> float:

@@ -30,25 +30,30 @@ _REACH = 3.0  # standard deviations
 _UNKNOWN, _NONE_OF_THEM, _FIRST = 0, 1, 2
 
 
-def weight_of(annotated: int) -> float:
-    """w = 1 / (1 + n) for a network that learned from `annotated` patients of the modality.
+def weight_of(network: float | None, labels: float) -> float:
+    """w = (1 - d) / ((1 - d) + (1 - g)), at most a half: whoever errs more is heard less.
 
-    A half for one patient (and for none: then registration has only the other modality, too), a
-    third for two, a tenth for nine.
+    d, `network`, is the Dice that the network reached on cases it had not learned from, g,
+    `labels`, the trust gate's score. A half, too, where no such d is known: then too few patients
+    were drawn in to leave one out, which is when registration helps most.
     """
-    return 1 / (1 + max(1, annotated))
+    if network is None or network + labels >= 2:
+        return 0.5
+    return min(0.5, (1 - network) / (2 - network - labels))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trusted:
     """Propagated labels that count: `array` (z, y, x) of ids where `said`, on the image's grid.
 
-    `ids` are the structures that the labels may speak of; `array` may hold others.
+    `ids` are the structures that the labels may speak of; `array` may hold others. `score` is the
+    trust gate's.
     """
 
     array: NDArray[np.uint16]
     said: NDArray[np.bool_]
     ids: tuple[int, ...]
+    score: float
 
 
 def trusted_labels(study: Study, case: Case) -> Trusted | None:
@@ -72,7 +77,8 @@ def trusted_labels(study: Study, case: Case) -> Trusted | None:
     seen = present_ids(np.where(said, label.array, np.uint16(0)))
     # A structure that was not met anywhere was missed rather than shown to be absent.
     ids = tuple(i for i in label.propagated_ids if i in accepted and i in seen)
-    return Trusted(array=label.array, said=said, ids=ids) if ids else None
+    score = _score(told)
+    return Trusted(array=label.array, said=said, ids=ids, score=score) if ids else None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -126,12 +132,12 @@ def prior_of(
     *,
     classes: Iterable[int],
     spacing_mm_zyx: Triple,
-    annotated: int,
+    dice: float | None,
 ) -> Prior | None:
     """What propagated labels of `case` say of `classes`, on the grid of a network's spacing.
 
-    The network learned from `annotated` patients of the case's modality. None where nothing counts
-    (see `trusted_labels`).
+    `dice` is what the network reached on cases of this modality that it had not learned from, as
+    far as that is known. None where nothing counts (see `trusted_labels`).
     """
     trusted = trusted_labels(study, case)
     if trusted is None:
@@ -140,7 +146,7 @@ def prior_of(
     ids = tuple(i for i in trusted.ids if i in wanted)
     if not ids:
         return None
-    weight = weight_of(annotated)
+    weight = weight_of(dice, trusted.score)
     names = ", ".join(study.protocol.by_id(i).name for i in ids)
     codes, grid = _on_training_grid(_codes(trusted, ids), case.grid, spacing_mm_zyx)
     return Prior(
@@ -180,6 +186,13 @@ def _untouched(study: Study, label: CaseLabel) -> bool:
 def _ids(told: Json, otherwise: tuple[int, ...]) -> set[int]:
     """Labels of earlier versions do not tell which structures they were propagated for."""
     return {i for i in told if isinstance(i, int)} if isinstance(told, list) else set(otherwise)
+
+
+def _score(told: Mapping[str, Json]) -> float:
+    """The gate's; 0 where it is not told, so that a network that is known to be good is heard."""
+    gate = told.get("gate")
+    score = gate.get("score") if isinstance(gate, dict) else None
+    return float(score) if isinstance(score, int | float) else 0.0
 
 
 def _codes(trusted: Trusted, ids: tuple[int, ...]) -> NDArray[np.uint16]:

@@ -24,6 +24,7 @@ from semiseg.learning.method_choice import settled
 from semiseg.learning.presets import require_preset
 from semiseg.learning.preview import Watched
 from semiseg.learning.run import Run
+from semiseg.learning.scoring import unseen_dice
 from semiseg.learning.session import Session
 from semiseg.learning.start import Start, read_start
 from semiseg.learning.survey import Survey, survey
@@ -150,10 +151,9 @@ def _description(session: Session, run: Run) -> dict[str, Json]:
         "mirror_axes": [],
         "normalisation": NORMALISATION,
         "modalities": [m for m in MODALITIES if any(m == facts.modality for facts in learned)],
-        "annotated": {
-            m: len({f.patient for f in learned if f.human_ids and f.modality == m})
-            for m in MODALITIES
-        },
+        "unseen_dice": unseen_dice(
+            session.scheme.kind, session.score, {i: c.modality for i, c in study.cases.items()}
+        ),
         "seed": config.seed,
         "steps": run.learner.step,
         "seconds": round(session.spent_s, 1),

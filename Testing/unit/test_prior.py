@@ -23,6 +23,7 @@ from semiseg.events import Event
 from semiseg.images.grid import Grid, canonical
 from semiseg.images.reading import Image, write_image
 from semiseg.inference import predict, predict_image
+from semiseg.learning.scoring import unseen_dice
 from semiseg.methods.base import MethodSettings, build_method
 from semiseg.models import Model, load_model, prior_beside
 from semiseg.networks import NetworkSpec
@@ -75,7 +76,7 @@ def add_model(study: Study, **fields: Any) -> int:
         "spacing_mm_zyx": [4.0, 4.0, 4.0],
         "patch_zyx": [4, 8, 8],
         "modalities": ["CT"],
-        "annotated": {"CT": 1, "MR": 0},
+        "unseen_dice": {},
         "calibration": {"temperature": 1.5},
         "study_id": study.id,
         **fields,
@@ -133,11 +134,23 @@ def test_where_nothing_is_said_the_network_stays_as_it_is_to_the_bit() -> None:
     assert torch.equal(pooled(network, said, weight, [0, 1, 2]), network)
 
 
-@pytest.mark.parametrize(("annotated", "weight"), [(0, 0.5), (1, 0.5), (2, 1 / 3), (9, 0.1)])
-def test_the_weight_falls_with_the_patients_that_were_drawn_in(
-    annotated: int, weight: float
+@pytest.mark.parametrize(
+    ("network", "labels", "weight"),
+    [(None, 0.7, 0.5), (0.7, 0.7, 0.5), (0.4, 0.7, 0.5), (0.9, 0.7, 0.25), (1.0, 1.0, 0.5)],
+)
+def test_who_errs_more_is_heard_less_and_the_network_never_less_than_half(
+    network: float | None, labels: float, weight: float
 ) -> None:
-    assert weight_of(annotated) == pytest.approx(weight)
+    assert weight_of(network, labels) == pytest.approx(weight)
+
+
+def test_only_cases_that_were_not_learned_from_tell_what_a_network_is_worth() -> None:
+    score: dict[str, Any] = {"cases": {"a": {"1": 0.8, "2": 0.6}, "b": {"1": 0.9}, "m": {}}}
+    modality: dict[str, Any] = {"a": "CT", "b": "CT", "m": "MR"}
+    assert unseen_dice("split", score, modality) == {"CT": pytest.approx(0.7667)}
+    assert unseen_dice("leave_one_out", score, modality) == {"CT": pytest.approx(0.7667)}
+    assert unseen_dice("slices", score, modality) == {}
+    assert unseen_dice("none", None, modality) == {}
 
 
 def lone_voxel() -> Prior:
@@ -277,7 +290,7 @@ def test_labels_are_known_by_the_propagation_below_later_drawings(
 def test_only_structures_of_the_network_take_part(phantom_study: MakeStudy) -> None:
     study = phantom_study(("CT", "CT"), annotated=1)
     carry(study, "c1")
-    facts: dict[str, Any] = {"spacing_mm_zyx": (4.0, 4.0, 4.0), "annotated": 1}
+    facts: dict[str, Any] = {"spacing_mm_zyx": (4.0, 4.0, 4.0), "dice": None}
     one = prior_of(study, study.case("c1"), classes=(0, 2), **facts)
     assert one is not None
     assert one.ids == (2,)
@@ -285,6 +298,9 @@ def test_only_structures_of_the_network_take_part(phantom_study: MakeStudy) -> N
     assert "spleen" in one.words
     assert "liver" not in one.words
     assert prior_of(study, study.case("c1"), classes=(0, 9), **facts) is None
+    good = prior_of(study, study.case("c1"), classes=(0, 2), **{**facts, "dice": 0.95})
+    assert good is not None
+    assert good.weight == pytest.approx(0.05 / (0.05 + 0.2))  # the gate's score is 0.8
 
 
 # ---- segmenting ----------------------------------------------------------------------------
@@ -296,7 +312,7 @@ def test_without_propagated_labels_nothing_changes_to_the_bit(phantom_study: Mak
     predict(study, None, ["c1"], CONFIG)
     carry(study, "c1")
     predict(study, None, ["c1"], ALONE)
-    predict(study, add_model(study, annotated=None), ["c1"], CONFIG)
+    predict(study, add_model(study, unseen_dice=None), ["c1"], CONFIG)
     assert bits(study, "c1", 1) == bits(study, "c1", 2) == bits(study, "c1", 3)
     assert all("prior" not in study.prediction_info("c1", n).info for n in (1, 2, 3))
 
@@ -318,6 +334,8 @@ def test_propagated_labels_have_their_say_and_the_record_tells(phantom_study: Ma
     assert isinstance(notes, list)
     assert any("liver, spleen had a say of 50%" in str(note) for note in notes)
     assert any("had a say" in event.message for event in events)
+    whats = [row.what for row in study.version_rows() if row.item.kind == "prediction"]
+    assert sorted(whats) == ["segmented by model 1", "segmented by model 1 and propagated labels"]
 
 
 def test_workers_hear_the_same_to_the_bit(phantom_study: MakeStudy) -> None:
@@ -424,7 +442,7 @@ def test_labels_are_heard_where_they_lie(
         names={1: "liver", 2: "spleen"},
         spacing_mm_zyx=spacing,
         window_zyx=(8, 16, 16),
-        annotated={"CT": 1},
+        unseen_dice={"CT": 0.5},
         device=torch.device("cpu"),
     )
     prior = prior_beside(model, study, study.case("other"), "auto")

@@ -216,7 +216,8 @@ def readme(described: Mapping[str, Any], words: Mapping[str, str], license_note:
             "",
             "Label maps appear in `segmentations/`, on the images' own grids. Needs `monai`, "
             "`nibabel`, `scipy` and `fire`; SemiSeg is not needed. SemiSeg itself also removes "
-            "loose islands afterwards, which the bundle does not.",
+            "loose islands afterwards, and hears labels that registration brought to a scan beside "
+            "the network; the bundle does neither.",
             "",
             "## License",
             "",

@@ -1,19 +1,25 @@
-"""Dice on what is known of held-back cases, on the training grid."""
+"""Dice of the network alone on what is known of held-back cases, on the training grid.
+
+Labels propagated to such a case have no say here: most of them come from its own drawing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from semiseg.config import Modality
 from semiseg.data.cases import TrainingCase
 from semiseg.data.companions import own_volumes
 from semiseg.events import Json
 from semiseg.learning.plan import Plan
+from semiseg.learning.scheme import Kind
 from semiseg.methods.base import Method
 from semiseg.sliding import WindowPlan, stream_probabilities
 
@@ -52,6 +58,23 @@ class Score:
                 for case, row in self.dice.items()
             },
         }
+
+
+def unseen_dice(
+    kind: Kind, score: Mapping[str, Json] | None, modality_of: Mapping[str, Modality]
+) -> dict[str, Json]:
+    """Mean Dice by modality over the cases of `score` that the network had not learned from.
+
+    Empty unless whole patients were held back; slices held back from scans that are learned from
+    tell too much good of new ones.
+    """
+    if score is None or kind not in ("split", "leave_one_out"):
+        return {}
+    rows = cast("Mapping[str, Mapping[str, float]]", score["cases"])
+    found: dict[Modality, list[float]] = {}
+    for case_id, row in rows.items():
+        found.setdefault(modality_of[case_id], []).extend(row.values())
+    return {modality: round(float(np.mean(v)), 4) for modality, v in found.items() if v}
 
 
 def score(

@@ -41,7 +41,7 @@ _MODEL_KEYS = (
     "mirror_axes",
     "normalisation",
     "modalities",
-    "annotated",
+    "unseen_dice",
 )
 NO_PRIOR = "--no-prior"
 # Files keep the product of spacing and direction, which rounds the last digit.
@@ -182,7 +182,12 @@ class _Packer:
             origin=np.where(trusted.said, np.uint8(Origin.PROPAGATED), empty.origin),
             confidence=trusted.said.astype(np.float32),
             propagated_ids=trusted.ids,
-            info={"kind": "propagated", "atlases": ["sent"], "structures": list(trusted.ids)},
+            info={
+                "kind": "propagated",
+                "atlases": ["sent"],
+                "structures": list(trusted.ids),
+                "gate": {"score": trusted.score},
+            },
         )
 
     def _image(self, case: Case) -> Piece:

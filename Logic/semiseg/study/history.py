@@ -339,8 +339,9 @@ def _what(item: Item, info: dict[str, Json]) -> str:
     accepted = info.get("accepted")
     if isinstance(accepted, dict):
         return f"some structures as in version {accepted.get('version')}"
+    labels = " and propagated labels" if info.get("prior") else ""
     return {
-        "predicted": f"segmented by model {info.get('model_id')}",
+        "predicted": f"segmented by model {info.get('model_id')}{labels}",
         "rolled_back": f"back to version {info.get('to')}",
         "withdrawn": f"version {info.get('withdraws')} taken back",
     }.get(kind, kind)
