@@ -3,9 +3,10 @@
 What `data` of the events holds, by phase; every one of long work may hold `seconds_left` (null
 while unknown), and `error` with a sentence where a case or file failed and the others go on:
 
-propagate  {"case", "saved", "version", "verdict", "score", "reasons", "atlases", "unchanged",
-           "self_check"} when a case is ready; "saved" is false and "version" null where the
-           trust gate rejected it. {"case", "why"} for a case that nothing could be carried to.
+propagate  {"case", "saved", "version", "verdict", "score", "reasons", "atlases", "via",
+           "unchanged", "self_check"} when a case is ready; "saved" is false and "version" null
+           where the trust gate rejected it, "via" the case that labels came over, if one.
+           {"case", "why"} for a case that nothing could be carried to.
 predict    {"case", "saved": true, "version", "model", "uncertainty"} when a case is saved.
 prepare    {"method", "why"} where the method was left to be chosen; {"plan"} once it is decided
            how to learn.

@@ -21,6 +21,8 @@ _GIRTH_POWER = 0.5  # organs grow less than bodies do, and fields of view cut bo
 _VOTE_GAIN = 0.15  # by so much a vote is better than two of its atlases agree
 # Similarity of features where labels land: of pairs that failed, and of the best ones.
 _UNLIKE, _ALIKE = 0.89, 0.95
+_RINGS = 0.2
+_RING_MM = 40.0
 _LOW = 0.6  # below, a factor is told as a reason
 
 
@@ -63,8 +65,13 @@ def judge_transfer(
     ratios: Mapping[int, float],
     names: Mapping[int, str],
     config: PropagationConfig,
+    *,
+    misses_mm: Mapping[int, float] | None = None,
 ) -> GateRecord:
-    """Labels from atlases: `ratios` are volumes found by those expected for this body size."""
+    """Labels from atlases: `ratios` are volumes found by those expected for this body size.
+
+    `misses_mm` per structure are those of rings of registrations, where there are any.
+    """
     factors = [
         _folding(evidence),
         _there_and_back(evidence),
@@ -73,6 +80,7 @@ def judge_transfer(
         _start(evidence),
         *_volumes(ratios, names),
         *_voices(agreement, names),
+        *_rings(misses_mm or {}, names),
     ]
     total = sum(factor.weight for factor in factors)
     score = math.exp(sum(f.weight * math.log(max(f.value, 1e-3)) for f in factors) / total)
@@ -166,4 +174,15 @@ def _voices(agreement: Mapping[int, float], names: Mapping[int, str]) -> list[Fa
             words=f"the atlases disagree on {names[structure_id]} (Dice {dice:.2f} among them)",
         )
         for structure_id, dice in agreement.items()
+    ]
+
+
+def _rings(misses_mm: Mapping[int, float], names: Mapping[int, str]) -> list[Factor]:
+    return [
+        Factor(
+            value=math.exp(-miss / _RING_MM),
+            weight=_RINGS / len(misses_mm),
+            words=f"going round over another case misses {names[structure_id]} by {miss:.0f} mm",
+        )
+        for structure_id, miss in misses_mm.items()
     ]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 
+from semiseg.atlases.descriptor import ALGORITHM, Vector, describe, kept_descriptor, likeness
 from semiseg.atlases.filling import CaseFill, done_ids, fill_case
 from semiseg.atlases.records import content_key, human_key
 from semiseg.atlases.transfer import Atlas
-from semiseg.config import PropagationConfig, to_json
+from semiseg.config import Modality, PropagationConfig, to_json
 from semiseg.errors import NotEnoughLabelsError
 from semiseg.registration.cache import Source
 from semiseg.registration.landmarks import landmark_map
@@ -34,16 +35,16 @@ class Library:
         self._study, self._config = study, config
         self.fill: Callable[[str], CaseFill] = lru_cache(_IN_MEMORY)(self._fill)
         self.prepared: Callable[[str], Prepared] = lru_cache(4 * _IN_MEMORY)(self._prepared)
+        self.descriptor: Callable[[str], Vector] = cache(self._descriptor)
+        self.lent_ids: Callable[[str], tuple[int, ...]] = cache(self._lent_ids)
+        self.annotated: Callable[[], tuple[str, ...]] = cache(self._annotated)
+        self._hands_on: Callable[[Modality], tuple[str, ...]] = cache(self._handing_on)
+        self._chosen: dict[tuple[str, tuple[str, ...]], tuple[str, ...]] = {}
         self._keys: dict[str, str] = {}
 
     def ids(self, label: CaseLabel | None) -> tuple[int, ...]:
         """The structures that a human finished on some slice of `label`."""
         return () if label is None else done_ids(label.ledger, self._study.protocol.ids)
-
-    def annotated(self) -> tuple[str, ...]:
-        """The cases with done slices."""
-        study = self._study
-        return tuple(i for i in study.cases if done_ids(study.ledger(i), study.protocol.ids))
 
     def lenders(self, target: Case) -> tuple[str, ...]:
         """The cases that may lend labels to `target`: annotated ones of the training split.
@@ -53,9 +54,16 @@ class Library:
         cases = self._study.cases
         return tuple(i for i in self.annotated() if cases[i].split == "train" and i != target.id)
 
-    def lent_ids(self, case_id: str) -> tuple[int, ...]:
-        """The structures that the case can lend."""
-        return done_ids(self._study.ledger(case_id), self._study.protocol.ids)
+    def may_hand_on(self, target: Case) -> bool:
+        """Whether there are other cases that may hand labels on to `target`."""
+        return any(i != target.id for i in self._hands_on(target.modality))
+
+    def intermediates(self, target: Case) -> tuple[str, ...]:
+        """The cases that may hand labels on to `target`: of its modality and the training split.
+
+        Annotated ones lend labels themselves.
+        """
+        return tuple(i for i in self._hands_on(target.modality) if i != target.id)
 
     def key(self, case_id: str) -> str:
         """Changes with the image, what humans drew on it, or how it would be filled."""
@@ -101,24 +109,61 @@ class Library:
     def choose(self, target: Case, lenders: Sequence[str]) -> tuple[str, ...]:
         """The atlases for `target`: those whose place in it is found most surely.
 
-        The same modality is preferred. Only the few most similar in modality and extent are looked
-        at, so that the cost per target does not grow with the study.
+        The same modality is preferred. Only the few most alike by descriptor are looked at, so
+        that the cost per target does not grow with the study.
         """
-        wanted = self._config.atlases
+        wanted, asked = self._config.atlases, (target.id, tuple(lenders))
         if len(lenders) <= wanted:
             return tuple(lenders)
-        cases = self._study.cases
-        near = sorted(
-            lenders, key=lambda i: (cases[i].modality != target.modality, _unlike(cases[i], target))
-        )
+        if asked not in self._chosen:
+            self._chosen[asked] = self._surest(target, lenders)[:wanted]
+        return self._chosen[asked]
+
+    def _surest(self, target: Case, lenders: Sequence[str]) -> tuple[str, ...]:
+        near = self.nearest(target, lenders, _SHORTLIST * self._config.atlases)
         fixed = self.prepared(target.id).features
 
         def promise(case_id: str) -> float:
-            bonus = _SAME_MODALITY if cases[case_id].modality == target.modality else 0.0
-            return find_start(fixed, self.prepared(case_id).features).certainty + bonus
+            same = self._study.cases[case_id].modality == target.modality
+            certainty = find_start(fixed, self.prepared(case_id).features).certainty
+            return certainty + (_SAME_MODALITY if same else 0.0)
 
-        ranked = sorted(near[: _SHORTLIST * wanted], key=promise, reverse=True)
-        return tuple(ranked[:wanted])
+        return tuple(sorted(near, key=promise, reverse=True))
+
+    def nearest(self, target: Case, others: Sequence[str], count: int) -> tuple[str, ...]:
+        """The `count` most alike of `others` by descriptor, those of the same modality first."""
+        if len(others) <= count:
+            return tuple(others)
+        cases = self._study.cases
+        alike = likeness(self.descriptor(target.id), [self.descriptor(i) for i in others])
+        order = sorted(
+            range(len(others)),
+            key=lambda k: (cases[others[k]].modality != target.modality, -float(alike[k])),
+        )
+        return tuple(others[k] for k in order[:count])
+
+    def _handing_on(self, modality: Modality) -> tuple[str, ...]:
+        lend = set(self.annotated())
+        return tuple(
+            case.id
+            for case in self._study.cases.values()
+            if case.split == "train" and case.modality == modality and case.id not in lend
+        )
+
+    def _annotated(self) -> tuple[str, ...]:
+        """The cases with done slices."""
+        return tuple(i for i in self._study.cases if self.lent_ids(i))
+
+    def _lent_ids(self, case_id: str) -> tuple[int, ...]:
+        """The structures that the case can lend."""
+        return done_ids(self._study.ledger(case_id), self._study.protocol.ids)
+
+    def _descriptor(self, case_id: str) -> Vector:
+        """Kept in the study's cache, by content."""
+        case, spacing_mm = self._study.cases[case_id], self._config.registration.spacing_mm
+        key = content_key("descriptor", ALGORITHM, case.image.sha256, case.modality, spacing_mm)
+        path = self._study.cache_dir / "descriptors" / f"{key}.npy"
+        return kept_descriptor(path, lambda: describe(self.prepared(case_id)))
 
     def _fill(self, case_id: str) -> CaseFill:
         label = self._study.label(case_id)
@@ -129,12 +174,6 @@ class Library:
     def _prepared(self, case_id: str) -> Prepared:
         case = self._study.cases[case_id]
         return prepare(self._study.image(case_id), case.modality, self._config.registration)
-
-
-def _unlike(one: Case, other: Case) -> float:
-    """How far the extents of two images differ, as logarithms."""
-    sizes = [np.multiply(case.grid.size_xyz, case.grid.spacing_mm_xyz) for case in (one, other)]
-    return float(np.abs(np.log(sizes[0] / sizes[1])).sum())
 
 
 def body_girth_mm2(image: Prepared) -> float:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
+from semiseg.atlases.cycles import Triangle
 from semiseg.atlases.filling import human_voxels
 from semiseg.errors import SemiSegError
 from semiseg.events import Json
@@ -16,14 +18,15 @@ from semiseg.study.case import Case, CaseLabel, Verdict
 from semiseg.study.storage import make_folder, read_json, write_json_atomic
 
 # Counts up whenever results change, so that kept outcomes are not mistaken for new ones.
-ALGORITHM = 2
+ALGORITHM = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaseOutcome:
     """What became of one case; `version` is that of the label written, None if none was.
 
-    `atlases` lent the labels, none where the case was filled between its own slices.
+    `atlases` lent the labels, none where the case was filled between its own slices; over the
+    case `via`, if not directly.
     `self_check` is the leave-one-slice-out Dice per structure id.
     """
 
@@ -36,6 +39,7 @@ class CaseOutcome:
     version: int | None = None
     unchanged: bool = False
     self_check: tuple[tuple[int, float], ...] = ()
+    via: str | None = None
 
     def to_json(self) -> dict[str, Json]:
         """Plain values for events and files."""
@@ -78,12 +82,56 @@ class Records:
         except (SemiSegError, KeyError, TypeError, ValueError):
             return None
 
+    def kept(self, case_id: str, key: str, label: CaseLabel | None) -> CaseOutcome | None:
+        """What `find` gives, if it left no label or the case's newest `label` is still its own."""
+        found = self.find(case_id, key)
+        if found is None or found.verdict == "reject":
+            return found
+        return found if label is not None and label.info.get("key") == key else None
+
+    def has(self, case_id: str) -> bool:
+        """Whether there is any record of the case."""
+        return (self._folder / f"{case_id}.json").exists()
+
     def keep(self, outcome: CaseOutcome, key: str) -> None:
         """Remembers `outcome` under `key`."""
         make_folder(self._folder)
         write_json_atomic(
             self._folder / f"{outcome.case_id}.json", {"key": key, "outcome": outcome.to_json()}
         )
+
+
+class Rings:
+    """Rings of registrations around each case, kept in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def keep(self, case_id: str, triangles: Sequence[Triangle]) -> None:
+        """In place of what was known of rings around the case."""
+        make_folder(self._folder)
+        found: list[Json] = [triangle.to_json() for triangle in triangles]
+        write_json_atomic(self._path(case_id), {"algorithm": ALGORITHM, "triangles": found})
+
+    def of(self, case_ids: Iterable[str]) -> tuple[Triangle, ...]:
+        """Those around all of `case_ids`; what cannot be read counts as none."""
+        return tuple(triangle for case_id in case_ids for triangle in self._read(case_id))
+
+    def _read(self, case_id: str) -> tuple[Triangle, ...]:
+        path = self._path(case_id)
+        if not path.exists():
+            return ()
+        try:
+            values = read_json(path)
+            found = values["triangles"]
+            if values["algorithm"] != ALGORITHM or not isinstance(found, list):
+                return ()
+            return tuple(map(Triangle.from_json, found))
+        except (SemiSegError, KeyError, TypeError, ValueError):
+            return ()
+
+    def _path(self, case_id: str) -> Path:
+        return self._folder / f"{case_id}.json"
 
 
 def _outcome(values: dict[str, Json]) -> CaseOutcome:
