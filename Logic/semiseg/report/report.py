@@ -100,7 +100,7 @@ def _page(study: Study, scrub: Scrubber, cases: Sequence[CaseReport]) -> Page:
     structures = study.protocol.structures
     names = {structure.id: structure.name for structure in structures}
     models = [report_model(record, names) for record in study.models()]
-    models = [replace(model, complaint=scrub(model.complaint)) for model in models]
+    models = [_scrubbed(model, scrub) for model in models]
     origin = provenance(study, scrub)
     return Page(
         study=study,
@@ -117,6 +117,12 @@ def _page(study: Study, scrub: Scrubber, cases: Sequence[CaseReport]) -> Page:
         provenance=origin,
         problems=[(scrub(p.message), scrub(p.remedy)) for p in study.problems],
     )
+
+
+def _scrubbed(model: ModelReport, scrub: Scrubber) -> ModelReport:
+    """Without places of the author's disk: settings name the bundle that a training began with."""
+    facts = tuple((name, scrub(text)) for name, text in model.facts)
+    return replace(model, complaint=scrub(model.complaint), facts=facts)
 
 
 def _legend(study: Study) -> list[LegendEntry]:
