@@ -15,7 +15,7 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull
 
 from semiseg.errors import ConfigError
-from semiseg.images.grid import Grid, Triple
+from semiseg.images.grid import Grid, Triple, box_of
 from semiseg.images.writing import replacing
 from semiseg.study.case import PROTECTED, Origin
 
@@ -69,7 +69,7 @@ class Measures:
 
 def measure(found: Voxels, structure_id: int) -> Measures:
     """The figures of the voxels that carry `structure_id`."""
-    box = _box(found.label == structure_id)
+    box = box_of(found.label == structure_id)
     if box is None:
         return Measures(voxels=0, volume_ml=0.0)
     mask = found.label[box] == structure_id
@@ -98,15 +98,6 @@ def measure(found: Voxels, structure_id: int) -> Measures:
         propagated_percent=float(shares[Origin.PROPAGATED]),
         predicted_percent=float(shares[Origin.PREDICTED]),
     )
-
-
-def _box(mask: NDArray[np.bool_]) -> tuple[slice, slice, slice] | None:
-    """Where `mask` is set; None where it is nowhere."""
-    found = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-    if not found[0].size:
-        return None
-    z, y, x = (slice(int(some[0]), int(some[-1]) + 1) for some in found)
-    return z, y, x
 
 
 def _corner_points(

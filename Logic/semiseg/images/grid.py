@@ -225,6 +225,15 @@ def canonical(grid: Grid) -> Orientation:
     return Orientation(source=grid, grid=turned, axes=(z, y, x), flips=(flip_z, flip_y, flip_x))
 
 
+def box_of(mask: NDArray[np.generic]) -> tuple[slice, slice, slice] | None:
+    """The smallest box (z, y, x) around all of `mask` that is not 0; None where nothing is."""
+    found = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    if not found[0].size:
+        return None
+    z, y, x = (slice(int(some[0]), int(some[-1]) + 1) for some in found)
+    return z, y, x
+
+
 def plane_axis(grid: Grid, plane: Plane) -> int:
     """The array axis (0 z, 1 y, 2 x) along which the slices of `plane` are counted."""
     if plane not in PLANES:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from semiseg.errors import ConfigError
-from semiseg.images.grid import Grid
+from semiseg.images.grid import Grid, box_of
 
 _PASSES = 60
 _SHRINK, _GROW = 0.5, -0.505
@@ -46,7 +46,7 @@ def surface(mask: NDArray[np.bool_], grid: Grid) -> Mesh | None:
     1987), Taubin smoothing (1995) by at most 0.45 voxels, then along the normals until the
     volume is that of the voxels. ConfigError when scikit-image is not installed.
     """
-    box = _box(mask)
+    box = box_of(mask)
     if box is None:
         return None
     require_packages()
@@ -76,16 +76,6 @@ def require_packages() -> None:
             f"meshes need the package {error.name or 'trimesh'}, which is not installed; run: "
             f"{Path(sys.executable).name} -m pip install scikit-image trimesh"
         ) from error
-
-
-def _box(mask: NDArray[np.bool_]) -> tuple[slice, ...] | None:
-    parts = []
-    for axis in range(3):
-        found = np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis})))
-        if not found.size:
-            return None
-        parts.append(slice(int(found[0]), int(found[-1]) + 1))
-    return tuple(parts)
 
 
 def _smooth(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> NDArray[np.float64]:

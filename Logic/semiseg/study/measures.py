@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from semiseg.images.grid import box_of
+
 
 def mean_uncertainty(array: NDArray[np.uint16], uncertainty: NDArray[np.float32]) -> float | None:
     """Mean of `uncertainty` over the voxels that `array` (z, y, x) segments and their border.
@@ -12,13 +14,10 @@ def mean_uncertainty(array: NDArray[np.uint16], uncertainty: NDArray[np.float32]
     The border are the background voxels that share a face with a segmented one; there a model
     hesitates first. None where nothing is segmented.
     """
-    box = tuple(
-        slice(max(int(found[0]) - 1, 0), int(found[-1]) + 2)
-        for axis in range(3)
-        if (found := np.flatnonzero(array.any(axis=tuple({0, 1, 2} - {axis})))).size
-    )
-    if not box:
+    drawn = box_of(array)
+    if drawn is None:
         return None
+    box = tuple(slice(max(part.start - 1, 0), part.stop + 1) for part in drawn)
     inside = array[box] != 0
     wide = inside.copy()
     for axis in range(3):
