@@ -126,6 +126,19 @@ def test_hidden_slice_and_the_gap_filled_from_it_are_unknown() -> None:
     assert found.valid[:, 0, 0].tolist() == [0.5, 1, 0, 0, 0, 0, 1, 0.5]
 
 
+def test_the_slice_behind_the_last_one_that_stays_may_be_filled_from_the_hidden_one() -> None:
+    label = replace(propagated(np.full(SHAPE, 10), 0.5, CLASSES[1:]), ledger=done((3, 5, 7)))
+    found = same_grid(label, Wanted(classes=CLASSES, hidden=frozenset({(0, 5)})))
+    assert found.valid[3:, 0, 0].tolist() == [1, 0, 0, 0, 1]
+
+
+def test_a_program_adds_nothing_where_a_human_has_said_something() -> None:
+    label = replace(propagated(np.zeros(SHAPE), 0.5, (10, 20)), ledger=done((5,), (10,)))
+    found = same_grid(label)
+    assert known(found)[5, 0, 0].tolist() == [False, True, False, False]
+    assert known(found)[6, 0, 0].tolist() == [False, True, True, False]
+
+
 def test_only_named_slices_count_when_asked_so() -> None:
     label = replace(propagated(np.full(SHAPE, 10), 0.5, CLASSES[1:]), ledger=done((1, 3, 6)))
     found = same_grid(label, Wanted(classes=CLASSES, only=frozenset({(0, 3)})))

@@ -13,7 +13,7 @@ from torch import Tensor
 from semiseg.data.batch import Batch
 from semiseg.displacement import composed, enlarged, roughness, warp
 from semiseg.errors import NotEnoughLabelsError
-from semiseg.flow_network import cost_volume
+from semiseg.flow_network import FlowNetwork, FlowSpec, cost_volume
 from semiseg.methods.atlas_set import fuse
 from semiseg.methods.base import MethodSettings, build_method
 from semiseg.methods.frame import Frame
@@ -151,6 +151,17 @@ def test_the_cost_volume_is_greatest_at_the_true_shift() -> None:
     assert int(costs.argmax()) == 5  # row 0, column +1
     where = (features[0, :, 4, 4] * shifted[0, :, 4, 5]).mean()
     assert number(cost_volume(features, shifted, 1)[0, 5, 4, 4]) == pytest.approx(number(where))
+
+
+@torch.no_grad()
+def test_a_fine_level_that_says_nothing_keeps_the_coarse_flow() -> None:
+    spec = FlowSpec(channels=(4, 4), strides=((2, 2), (2, 2)), radii=(1, 1), hidden=4)
+    network = FlowNetwork(spec)
+    for parameter in network.flow.parameters():
+        parameter.zero_()
+    network.flow[-1].bias.fill_(1.0)
+    seen = network.features(torch.rand(1, 1, 16, 16), torch.tensor([0]))
+    assert torch.allclose(network(seen, seen, (16, 16)), torch.full((1, 2, 16, 16), 4.0))
 
 
 def test_the_vote_follows_the_softmax_of_the_similarities() -> None:
