@@ -11,15 +11,15 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType, TracebackType
-from typing import Any, Self
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
 import semiseg
 from semiseg.config import Device, check_range
 from semiseg.distributed.board import Arrived, Died, Report, Ticket, run
-from semiseg.distributed.executor import Outcome, Task
+from semiseg.distributed.executor import Executor, Outcome, Task
 from semiseg.distributed.member import Member
 from semiseg.distributed.tasks import Reply
 from semiseg.distributed.values import digest
@@ -34,7 +34,7 @@ _STARTS = 3
 _ANSWER_S = 5.0
 
 
-class RayExecutor:
+class RayExecutor(Executor):
     """Workers on the cluster at `address`, one core each, and a GPU where `device` says so.
 
     `device` "auto": where the cluster has any.
@@ -195,19 +195,6 @@ class RayExecutor:
                 f"cores and {free.get('GPU', 0):g} of {has.get('GPU', 0):g} GPUs are free)"
             )
             self._emit(Event(kind="progress", phase="distribute", message=message))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is not None:
-            self._dismiss()
-        self.close()
 
 
 @dataclass(kw_only=True, eq=False)

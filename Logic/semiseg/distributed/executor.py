@@ -85,11 +85,15 @@ class Executor(Protocol):
     def close(self) -> None:
         """Give the workers back."""
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None: ...
+    ) -> None:
+        if kind is not None:
+            self.cancel()
+        self.close()

@@ -9,12 +9,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from types import TracebackType
-from typing import IO, Any, Self, TypeAlias
+from typing import IO, Any, TypeAlias
 
 from semiseg.config import check_range
 from semiseg.distributed.board import Arrived, Died, Report, Ticket, run
-from semiseg.distributed.executor import Outcome, Task
+from semiseg.distributed.executor import Executor, Outcome, Task
 from semiseg.distributed.frames import receive, send
 from semiseg.distributed.tasks import Reply
 from semiseg.errors import CancelledError, JobError
@@ -30,7 +29,7 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_
 _Reports: TypeAlias = "queue.SimpleQueue[Report | JobError | None]"
 
 
-class LocalExecutor:
+class LocalExecutor(Executor):
     """`workers` child processes; they end with this object, and when this process dies."""
 
     def __init__(self, workers: int) -> None:
@@ -89,19 +88,6 @@ class LocalExecutor:
     def _end(self) -> None:
         for worker in self._workers:
             worker.kill()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is not None:
-            self._end()
-        self.close()
 
 
 class _Worker:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from types import TracebackType
-from typing import Self
 
 from semiseg.distributed.board import Arrived, Report, Ticket, run
-from semiseg.distributed.executor import Outcome, Task
+from semiseg.distributed.executor import Executor, Outcome, Task
 from semiseg.distributed.tasks import perform
 from semiseg.errors import CancelledError
 from semiseg.events import Emit, ignore
 
 
-class SerialExecutor:
+class SerialExecutor(Executor):
     """In this process; `cancel` takes effect between two tasks."""
 
     workers = 1
@@ -50,14 +48,3 @@ class SerialExecutor:
             return []
         reply = perform(ticket.function, ticket.content, ticket.sha256, ticket.files)
         return [Arrived(ticket=ticket, reply=reply, worker="here")]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
