@@ -9,7 +9,7 @@ import json
 
 import qt
 
-from SemiSegModuleLib.session_cluster import Keys
+from SemiSegModuleLib.cluster_values import Keys
 
 _KEY = "SemiSeg/Clusters"
 _MOST = 10

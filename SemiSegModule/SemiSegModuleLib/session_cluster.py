@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from slicer.i18n import tr as _
@@ -12,6 +12,7 @@ from semiseg.errors import ConfigError, SemiSegError, StudyError
 from semiseg.events import Event, Json
 from semiseg.remote.address import parse_address
 from semiseg.remote.records import Record, Records
+from SemiSegModuleLib.cluster_values import Consent, Keys, Remote
 from SemiSegModuleLib.cluster_words import host_of, in_panel_words, not_encrypted
 from SemiSegModuleLib.session_core import told
 from SemiSegModuleLib.session_models import ModelsPart
@@ -21,47 +22,6 @@ from SemiSegModuleLib.tasks import Task, TaskState
 WORKS: Mapping[str, str] = {"propagate": "propagate", "train": "learn", "predict": "segment"}
 _KINDS = frozenset(WORKS.values())
 _THERE = ("upload", "remote")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Keys:
-    """Files of this computer that open a cluster; "" where none is needed."""
-
-    token_file: str = ""
-    ca_file: str = ""
-
-    @property
-    def options(self) -> tuple[str, ...]:
-        """The command's words for them."""
-        token = ("--token-file", self.token_file) if self.token_file else ()
-        return (*token, *(("--ca", self.ca_file) if self.ca_file else ()))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Consent:
-    """What would leave this computer; the command `arguments` sends it once it is agreed to."""
-
-    kind: str
-    lines: tuple[str, ...]
-    findings: tuple[str, ...]
-    arguments: tuple[str, ...] = field(repr=False)
-
-
-@dataclass(kw_only=True)
-class Remote:
-    """The work on a cluster that is sent or followed now.
-
-    `job` is what is followed, None for what is sent; `before` says when each earlier job was
-    sent. `there`: it is on the cluster. `leaving`: the user stops following only. `automatic`:
-    nobody pressed a button for it.
-    """
-
-    arguments: tuple[str, ...]
-    job: str | None = None
-    before: Mapping[str, str] = field(default_factory=dict)
-    there: bool = False
-    leaving: bool = False
-    automatic: bool = False
 
 
 class ClusterPart(ModelsPart):
@@ -143,6 +103,24 @@ class ClusterPart(ModelsPart):
         if self._records is None:
             self._read_records()
         return str(self._agreed.get(parse_address(self.parameters.cluster_address).url, ""))
+
+    @told
+    def withdraw_consent(self) -> None:
+        """Send nothing more to the cluster that is set before the user has agreed again."""
+        self._require_idle()
+        if not self.agreed_since():
+            return
+        url = parse_address(self.parameters.cluster_address).url
+        words = self.command("run", "withdraw", "STUDY", url)
+        self.serve(Task(kind="withdraw", arguments=words, on_end=self._withdrawn, keeps=True))
+
+    def _withdrawn(self, task: Task, event: Event) -> None:
+        self._records = None
+        self.changed("cluster")
+        if event.kind == "error":
+            self.report_failure(task, event)
+        else:
+            self.say(event.message)
 
     @told
     def agree_to_send(self) -> None:

@@ -268,6 +268,28 @@ def test_agreeing_sends(chosen: Any, work: Any, jobs: Any, until: Until) -> None
     jobs.told[1].end(applied={"model": 1})
     assert until(chosen.session)
     assert chosen.agreedLabel.text.startswith("Since 20")
+    chosen.withdrawButton.click()
+    assert until(chosen.session, lambda: len(jobs.told) == 3)
+    assert jobs.told[2].arguments[:2] == ["run", "withdraw"]
+    Records(chosen.session.study.folder).withdraw(URL)
+    jobs.told[2].end("nothing goes there")
+    assert until(chosen.session)
+    assert "you read what is sent, and agree" in chosen.agreedLabel.text
+    assert not chosen.withdrawButton.visible
+
+
+def test_consent_is_not_withdrawn_in_the_middle_of_work(
+    chosen: Any, work: Any, jobs: Any, until: Until
+) -> None:
+    assert not chosen.withdrawButton.visible
+    Records(chosen.session.study.folder).agree(URL)
+    show_again(chosen)
+    assert chosen.withdrawButton.visible
+    assert chosen.withdrawButton.enabled
+    work.propagateButton.click()
+    assert until(chosen.session, lambda: jobs.told)
+    assert not chosen.withdrawButton.enabled
+    assert "Other work is running" in chosen.withdrawButton.toolTip
 
 
 def test_work_on_a_cluster_can_be_left_or_cancelled(

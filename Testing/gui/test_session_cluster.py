@@ -436,3 +436,25 @@ def test_every_option_in_the_causes_of_a_failed_connection_gets_the_panels_name(
         assert "--" in str(error)
         assert "--" not in words
         assert "Token file" in words or "Certificate" in words
+
+
+def test_consent_is_withdrawn_by_a_child_and_then_no_longer_shown(
+    session: Any, jobs: Any, until: Until
+) -> None:
+    folder = session.study.folder
+    session.withdraw_consent()
+    assert jobs.told == [], "there is none"
+    Records(folder).agree(URL)
+    session._records = None
+    assert session.agreed_since()
+    session.withdraw_consent()
+    child = following(session, jobs, until, 1)
+    assert child.arguments == ["run", "withdraw", str(folder), URL]
+    Records(folder).withdraw(URL)
+    child.end("from now on nothing is sent there")
+    assert until(session)
+    assert session.agreed_since() == ""
+    assert session.message == "from now on nothing is sent there"
+    start(session, jobs, until)
+    session.withdraw_consent()
+    assert "Other work is running" in session.message

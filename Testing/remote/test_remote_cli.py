@@ -116,3 +116,19 @@ def test_presets_and_clocks_are_sent_with_what_was_said_beside_them(study: Study
     assert set(wish.arguments) == {"--preset", "dtc-la", "--method", "supervised"}
     _folder, wish = wish_of("train", [folder, "--method", "supervised", "--device", "auto"])
     assert wish.arguments == ()
+
+
+def test_consent_is_withdrawn_for_one_address_or_for_all(study: Study, ray: Any, call: Any) -> None:
+    ray.held = True
+    words = ("run", "--on", ray.url, "--yes", "--detach", "--gpus", 0)
+    call(*words, "propagate", study.folder, "c1")
+    assert call("run", "withdraw", study.folder, "https://else.org").data["withdrawn"] == []
+    show = ("run", "--on", ray.url, "--show", "propagate", study.folder, "c1")
+    assert call(*show).data["agreed"] is True
+    last = call("run", "withdraw", study.folder, ray.url)
+    assert last.data["withdrawn"] == [ray.url]
+    assert "1 sent before may still run there" in last.message
+    assert call(*show).data["agreed"] is False
+    last = call("run", "withdraw", study.folder)
+    assert last.data["withdrawn"] == []
+    assert "no consent to withdraw" in last.message

@@ -16,6 +16,7 @@ import pytest
 from semiseg.events import Event, Json
 from semiseg.remote.address import Access, parse_address
 from semiseg.remote.causes import RemoteError
+from semiseg.remote.client import Dashboard, Submission
 from semiseg.remote.consent import Disclosure
 from semiseg.remote.packing import Wish
 from semiseg.remote.records import Records
@@ -227,7 +228,8 @@ def test_a_full_cluster_is_said_while_the_job_waits(
     ray.held, ray.usage = True, {"GPU": (1.0, 1.0), "CPU": (0.0, 4.0)}
 
     def begin() -> None:
-        while True not in said(list(events), "pending"):
+        until = time.monotonic() + 30
+        while True not in said(list(events), "pending") and time.monotonic() < until:
             time.sleep(0.01)
         ray.begin()
 
@@ -476,3 +478,113 @@ def test_plain_http_to_another_computer_needs_a_word(
     with pytest.raises(RemoteError, match="not encrypted") as caught:
         submit(study, PROPAGATE, far, Means(pace=quick), _never, lambda _event: None)
     assert caught.value.cause == "unencrypted"
+
+
+def test_a_job_is_listed_though_this_process_is_killed_while_it_submits(
+    study: Study,
+    ray: Any,
+    run: Run,
+    access: Any,
+    quick: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    submitted = Dashboard.submit
+
+    def killed(dashboard: Dashboard, job: Submission) -> bool:
+        submitted(dashboard, job)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Dashboard, "submit", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(ray)
+    record = Records(study.folder).find(None)
+    assert record.state == "sent"
+    ended = attach(study, record, access(ray), lambda _event: None, quick)
+    assert ended.applied is not None
+    assert ended.applied.versions == {"c0": 2, "c1": 1}
+
+
+def test_a_job_whose_submission_got_no_answer_may_run_and_is_listed(
+    study: Study, ray: Any, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Dashboard, "submit", _failing("timeout"))
+    with pytest.raises(RemoteError, match="no answer"):
+        run(ray)
+    assert [record.state for record in Records(study.folder).all()] == ["sent"]
+
+
+@pytest.mark.parametrize("earlier", [None, "cancelled"])
+def test_a_job_that_is_refused_leaves_the_list_as_it_was(
+    study: Study,
+    ray: Any,
+    run: Run,
+    access: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    earlier: str | None,
+) -> None:
+    if earlier is not None:
+        ray.held = True
+        cancel(study, run(ray, wait=False).record, access(ray))
+    monkeypatch.setattr(Dashboard, "submit", _failing("token-wrong"))
+    with pytest.raises(RemoteError, match="no answer"):
+        run(ray)
+    states = [record.state for record in Records(study.folder).all()]
+    assert states == ([] if earlier is None else [earlier])
+
+
+def _failing(cause: Any) -> Callable[..., bool]:
+    def fail(_dashboard: Dashboard, _job: Submission) -> bool:
+        raise RemoteError(cause, "no answer")
+
+    return fail
+
+
+def test_a_cluster_that_cannot_be_reached_is_no_entry_in_the_list(
+    study: Study, ray: Any, run: Run
+) -> None:
+    ray.cut = 10_000
+    with pytest.raises(RemoteError) as caught:
+        run(ray)
+    assert caught.value.cause == "network"
+    assert Records(study.folder).all() == ()
+
+
+def test_after_a_withdrawal_consent_is_asked_again(
+    study: Study, ray: Any, run: Run, access: Any, quick: Any
+) -> None:
+    run(ray, Wish(kind="propagate", case_ids=("c1",)))
+    records = Records(study.folder)
+    assert records.withdraw(access(ray).address.url)
+    assert not records.withdraw(access(ray).address.url)
+    before = len(ray.requests)
+    means = Means(pace=quick, gpus=0.0)
+    with pytest.raises(RemoteError, match="nothing was sent"):
+        submit(study, PROPAGATE, access(ray), means, lambda _told: False, lambda _event: None)
+    assert len(ray.requests) == before
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_after_a_withdrawal_a_job_is_followed_and_nothing_more_is_sent(
+    study: Study, ray: Any, run: Run, access: Any, quick: Any, lost: bool
+) -> None:
+    ray.held = True
+    record = run(ray, wait=False).record  # it has not said yet that it lacks the scans
+    Records(study.folder).withdraw(record.address)
+    uploaded = list(ray.uploaded)
+    (ray.restart if lost else ray.begin)()
+    with pytest.raises(RemoteError, match="withdrawn") as caught:
+        attach(study, record, access(ray), lambda _event: None, quick)
+    assert caught.value.cause == "consent"
+    assert ray.uploaded == uploaded
+    assert not [name for name in ray.jobs if not name.endswith("-1")]
+
+
+def test_results_that_are_ready_come_in_after_a_withdrawal(
+    study: Study, ray: Any, run: Run, access: Any, quick: Any
+) -> None:
+    record = Records(study.folder).save(replace(run(ray).record, state="sent"))
+    Records(study.folder).withdraw(record.address)
+    ended = attach(study, record, access(ray), lambda _event: None, quick)
+    assert ended.applied is not None
+    assert ended.applied.before == ["c0", "c1"]

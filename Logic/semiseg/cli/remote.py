@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from semiseg.cli.options import StudyFolder, shell_path
-from semiseg.cli.remote_words import wish_of
+from semiseg.cli.remote_words import wish_of, withdrawal_in_words
 from semiseg.cli.screen import Screen, screen_of
 from semiseg.errors import ConfigError
 
@@ -236,6 +236,31 @@ def cancel_job(
         raise
     screen.data(job=record.id, state=record.state)
     screen.say(f"{record.id} is {record.state}")
+
+
+@app.command("withdraw")
+def withdraw_consent(
+    context: typer.Context,
+    folder: StudyFolder,
+    address: Annotated[
+        str | None, typer.Argument(metavar="[ADDRESS]", help="The cluster; all if none.")
+    ] = None,
+) -> None:
+    """Withdraw the consent to send scans of this study to a cluster.
+
+    What was sent stays there, and a job that runs goes on; the next work asks again. Data of the
+    last event: "withdrawn", a list of addresses.
+    """
+    screen = screen_of(context)
+    from semiseg.remote.address import parse_address
+    from semiseg.remote.records import Records
+    from semiseg.study.study import Study
+
+    records = Records(Study.open(folder).folder)
+    asked = list(records.consent()) if address is None else [parse_address(address).url]
+    withdrawn: list[Json] = [url for url in asked if records.withdraw(url)]
+    screen.data(withdrawn=withdrawn)
+    screen.say(withdrawal_in_words(withdrawn, len(records.running(withdrawn))))
 
 
 def _send(context: typer.Context, kind: Kind) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,3 +76,15 @@ def wish_of(kind: Kind, words: list[str]) -> tuple[Path, Wish]:
         model_id=given.get("model"),
     )
     return given["folder"], wish
+
+
+def withdrawal_in_words(addresses: Sequence[object], n_running: int) -> str:
+    """What follows from a withdrawn consent; `n_running` jobs are still on these clusters."""
+    if not addresses:
+        return "there was no consent to withdraw"
+    where = ", ".join(map(str, addresses))
+    left = f" {n_running} sent before may still run there; end them there." if n_running else ""
+    return (
+        f"from now on nothing is sent to {where} before it was agreed to again. What is there "
+        f"already stays until it is swept.{left}"
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal, cast, get_args
@@ -16,6 +16,7 @@ from semiseg.study.fields import Fields
 from semiseg.study.journal import utc_now
 from semiseg.study.storage import (
     make_folder,
+    on_disk,
     read_json,
     write_bytes_atomic,
     write_json_atomic,
@@ -88,6 +89,14 @@ class Records:
         write_json_atomic(self.folder / f"{record.id}.json", asdict(record))
         return record
 
+    def put_back(self, job_id: str, before: Record | None) -> None:
+        """Undoes `save`: the record is again the one `before`, or there is none."""
+        if before is not None:
+            self.save(before)
+            return
+        with on_disk("remove", self.folder):
+            (self.folder / f"{job_id}.json").unlink(missing_ok=True)
+
     def keep_manifest(self, job_id: str, content: bytes) -> None:
         """Keeps what was sent, as plain text to look at and to send again."""
         make_folder(self.folder / "sent")
@@ -104,6 +113,10 @@ class Records:
         """Every record, oldest first."""
         found = [self._read(path) for path in self.folder.glob("semiseg-*.json")]
         return tuple(sorted(found, key=lambda record: record.created))
+
+    def running(self, addresses: Container[object]) -> tuple[Record, ...]:
+        """Those that may still be at work at one of `addresses`."""
+        return tuple(r for r in self.all() if r.state == "sent" and r.address in addresses)
 
     def find(self, job_id: str | None) -> Record:
         """A job by its id or the beginning of it, the newest by default; StudyError if none."""
@@ -139,6 +152,14 @@ class Records:
         make_folder(self.folder)
         told = {**self.consent(), address: utc_now()}
         write_json_atomic(self.folder / "consent.json", told)
+
+    def withdraw(self, address: str) -> bool:
+        """Forgets that scans may go to `address`; whether they might."""
+        told = self.consent()
+        if told.pop(address, None) is None:
+            return False
+        write_json_atomic(self.folder / "consent.json", told)
+        return True
 
     def _read(self, path: Path) -> Record:
         return Record.from_json(Fields(read_json(path), str(path)))

@@ -45,13 +45,17 @@ class Pace:
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What is to be run and on how much; `files` say where pieces lie on this computer."""
+    """What is to be run and on how much; `files` say where pieces lie on this computer.
+
+    `agreed`: scans may go there; else the job is followed, and nothing is sent.
+    """
 
     manifest: Manifest
     files: Mapping[str, Path]
     names: Names
     cpus: float = 1.0
     gpus: float = 0.0
+    agreed: bool = True
 
 
 class Session:
@@ -87,6 +91,7 @@ class Session:
                 lost += 1
                 if lost >= _MOST_LOST:
                     raise RemoteError("lost", _LOST)
+                self._require_consent()
                 self._say("the cluster was started anew and lost the job; submitting it again")
                 self._patiently(lambda: self._submit([]))
             elif isinstance(missing := last.data.get("missing"), list):
@@ -183,6 +188,7 @@ class Session:
 
     def _send(self, missing: list[Json], damaged: list[Json]) -> None:
         """Uploads what the cluster does not have, at most 1 GB at a time, and submits again."""
+        self._require_consent()
         every = self._order.manifest.pieces
         pieces = [piece for sha256, piece in every.items() if sha256 in missing]
         again = [p for p in pieces if self._sent.get(p.sha256, 0) >= _TRIES]
@@ -207,6 +213,10 @@ class Session:
             progress.update(done, f"{done / 1e6:.1f} of {total / 1e6:.1f} MB are there")
         self._let_end()
         self._patiently(lambda: self._submit(names))
+
+    def _require_consent(self) -> None:
+        if not self._order.agreed:
+            raise RemoteError("consent", _WITHDRAWN)
 
     def _let_end(self) -> None:
         """Waits until the submission that lacked files has ended: while it runs, it is the job."""
@@ -324,6 +334,10 @@ def _events(lines: bytes) -> Iterator[Event]:
 _LOST = (
     "the cluster lost the job several times, each time it was started anew; ask its keeper why. "
     "Nothing came into the study"
+)
+_WITHDRAWN = (
+    "the cluster lacks something of this job, and the consent to send scans of this study there "
+    "was withdrawn; nothing was sent. Send the same work again, which asks anew, or end the job"
 )
 _RESULTS_GONE = (
     "the results are not on the cluster any more (it was started anew, or they were older than two "

@@ -10,7 +10,7 @@ from semiseg.errors import StudyError
 from semiseg.events import Emit, Event, Json
 from semiseg.remote.address import Access
 from semiseg.remote.applying import Applied, apply_results
-from semiseg.remote.causes import Cause, RemoteError
+from semiseg.remote.causes import PASSING, Cause, RemoteError
 from semiseg.remote.client import Dashboard
 from semiseg.remote.consent import Disclosure, disclose
 from semiseg.remote.manifest import Manifest
@@ -84,13 +84,19 @@ def submit(
         return Ended(record=known, applied=Applied(before=[_key(mark) for mark in known.applied]))
     _require_consent(study, package, access, agree)
     dashboard = Dashboard(access)
+    dashboard.version()
     gpus = _gpus(dashboard) if means.gpus is None else means.gpus
     record = _record(study, package, wish, access, replace(means, gpus=gpus))
     order = _ordered(record, package.manifest, package.files)
     session = Session(dashboard, order, emit, means.pace)
-    session.start()
     records.keep_manifest(job_id, package.manifest.to_bytes())
-    records.save(record)
+    records.save(record)  # before it can run there, so that it is listed whatever ends this process
+    try:
+        session.start()
+    except RemoteError as error:
+        if error.cause not in PASSING:  # refused; where an answer was lost it may run
+            records.put_back(job_id, known)
+        raise
     if not means.wait:
         return Ended(record=record, applied=None)
     return _finished(study, record, session, emit)
@@ -164,7 +170,8 @@ def _order(study: Study, record: Record) -> Order:
         )
     manifest = Manifest.from_bytes(content)
     files = {sha256: piece_place(study, sha256) for sha256 in manifest.pieces}
-    return _ordered(record, manifest, files)
+    agreed = record.address in Records(study.folder).consent()
+    return replace(_ordered(record, manifest, files), agreed=agreed)
 
 
 def _ordered(record: Record, manifest: Manifest, files: Mapping[str, Path]) -> Order:

@@ -14,11 +14,11 @@ from semiseg.events import Event
 from semiseg.jobs import Job
 from semiseg.remote.address import parse_address
 from SemiSegModuleLib import cluster_memory
+from SemiSegModuleLib.cluster_values import Keys
 from SemiSegModuleLib.cluster_words import host_of, in_panel_words
 from SemiSegModuleLib.own_tasks import OwnTasks
 from SemiSegModuleLib.qt_helpers import button, column, label, row
 from SemiSegModuleLib.sections.cluster_jobs import JobsArea
-from SemiSegModuleLib.session_cluster import Keys
 from SemiSegModuleLib.tasks import JobClass, Task
 
 _TOPICS = {"study", "task", "cluster"}
@@ -101,6 +101,9 @@ class ClusterSection:
         self._tasks.start(Task("test", words, self._test_ended, on_event=self._test_goes_on))
         self._show_enabled()
 
+    def onWithdraw(self, *_args: Any) -> None:
+        self._session.withdraw_consent()
+
     def _typed(self) -> tuple[str, Keys]:
         keys = Keys(
             token_file=self.tokenEdit.currentPath.strip(),
@@ -146,6 +149,7 @@ class ClusterSection:
         )
         self.workersBox.connect("valueChanged(int)", self.onChoice)
         self.testButton = button(_("Test connection"), self.onTest)
+        self.withdrawButton = button(_("Withdraw"), self.onWithdraw)
         self.troubleLabel, self.resultLabel, self.agreedLabel = label(), label(), label()
         self.resultLabel.textInteractionFlags = qt.Qt.TextSelectableByMouse
 
@@ -164,7 +168,9 @@ class ClusterSection:
         form.addRow(_("Certificate"), self.authorityEdit)
         form.addRow(_("Workers"), row(self.workersBox, 1))
         test = row(self.testButton, 1)
-        column(self.settingsArea, form, test, self.troubleLabel, self.resultLabel, self.agreedLabel)
+        agreed = row(self.agreedLabel, self.withdrawButton)
+        agreed.setStretch(0, 1)
+        column(self.settingsArea, form, test, self.troubleLabel, self.resultLabel, agreed)
         where = row(self.hereButton, self.clusterButton, 1)
         column(self.widget, where, self.settingsArea, self.jobs.widget)
 
@@ -204,6 +210,14 @@ class ClusterSection:
         self.testButton.text = _("Stop testing") if running else _("Test connection")
         self.testButton.enabled = running or not trouble
         self.testButton.toolTip = trouble or _("Sends nothing of any study")
+        busy = self._session.busy()
+        self.withdrawButton.visible = bool(self._session.agreed_since())
+        self.withdrawButton.enabled = not busy
+        self.withdrawButton.toolTip = (
+            _("Other work is running; wait for its end or cancel it")
+            if busy
+            else _("Send nothing more there before you have agreed again; what is there stays")
+        )
         for edit in (self.addressEdit, self.tokenEdit, self.authorityEdit):
             edit.enabled = not running
         self.resultLabel.visible = bool(self.resultLabel.text)
