@@ -177,10 +177,15 @@ def _untouched(study: Study, label: CaseLabel) -> bool:
     """Whether no human has ever said anything about the case, as far as its versions tell."""
     if label.ledger.any_done or by_human(label.origin).any():
         return False
-    for version in study.label_versions(label.case_id):
-        if study.label_info(label.case_id, version).info.get("kind") != "propagated":
-            return False
-    return True
+    versions = study.label_versions(label.case_id)
+    return all(_kind(study, label.case_id, version) == "propagated" for version in versions)
+
+
+def _kind(study: Study, case_id: str, version: int) -> Json:
+    try:
+        return study.label_info(case_id, version).info.get("kind")
+    except SchemaError:  # damaged: it may have been a drawing
+        return None
 
 
 def _ids(told: Json, otherwise: tuple[int, ...]) -> set[int]:

@@ -270,6 +270,18 @@ def test_a_drawing_that_was_erased_silences_a_held_out_case_all_the_same(
     assert trusted_labels(study, study.case("c1")) is None
 
 
+def test_an_earlier_label_that_is_damaged_silences_a_held_out_case(
+    phantom_study: MakeStudy,
+) -> None:
+    study = phantom_study(("CT", "CT"), annotated=1, splits=("train", "val"))
+    carry(study, "c1")
+    carry(study, "c1", ids=(1,))
+    assert trusted_labels(study, study.case("c1")) is not None
+    folder = study.folder / "cases" / "c1" / "labels" / "0001"
+    (folder / "version.json").write_text("{")
+    assert trusted_labels(study, study.case("c1")) is None
+
+
 def test_labels_are_known_by_the_propagation_below_later_drawings(
     phantom_study: MakeStudy,
 ) -> None:

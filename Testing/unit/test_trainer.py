@@ -78,6 +78,7 @@ def test_the_model_says_how_it_was_made(phantom_study: Make) -> None:
     assert info["history"][-1]["step"] == 4
     assert info["validation"]["kind"] == "slices"
     assert 0 <= info["validation"]["dice"] <= 1
+    assert info["unseen_dice"] == {}  # other slices of the same scans were learned from
     assert len(info["cases"]["c0"]["digest"]) == 64
     assert info["versions"]["torch"] == torch.__version__
 
@@ -204,6 +205,7 @@ def test_leave_one_out_scores_every_left_out_patient(phantom_study: Make, chatty
     assert not any(event.phase == "validate" for event in events)
     assert info["validation"]["kind"] == "leave_one_out"
     assert set(info["validation"]["cases"]) == {"c0", "c1"}
+    assert set(info["unseen_dice"]) == {study.cases[i].modality for i in ("c0", "c1")}
     assert info["steps"] == 6
 
 
