@@ -108,7 +108,7 @@ class ClusterPart(ModelsPart):
     def withdraw_consent(self) -> None:
         """Send nothing more to the cluster that is set before the user has agreed again."""
         self._require_idle()
-        if not self.agreed_since():
+        if not self.agreed_since() or (self.tasks is not None and self.tasks.pending("withdraw")):
             return
         url = parse_address(self.parameters.cluster_address).url
         words = self.command("run", "withdraw", "STUDY", url)

@@ -448,6 +448,7 @@ def test_consent_is_withdrawn_by_a_child_and_then_no_longer_shown(
     session._records = None
     assert session.agreed_since()
     session.withdraw_consent()
+    session.withdraw_consent()  # a second click while the first is on its way
     child = following(session, jobs, until, 1)
     assert child.arguments == ["run", "withdraw", str(folder), URL]
     Records(folder).withdraw(URL)
@@ -455,6 +456,7 @@ def test_consent_is_withdrawn_by_a_child_and_then_no_longer_shown(
     assert until(session)
     assert session.agreed_since() == ""
     assert session.message == "from now on nothing is sent there"
+    assert len(jobs.told) == 1
     start(session, jobs, until)
     session.withdraw_consent()
     assert "Other work is running" in session.message

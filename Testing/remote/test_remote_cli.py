@@ -127,7 +127,7 @@ def test_consent_is_withdrawn_for_one_address_or_for_all(study: Study, ray: Any,
     assert call(*show).data["agreed"] is True
     last = call("run", "withdraw", study.folder, ray.url)
     assert last.data["withdrawn"] == [ray.url]
-    assert "1 sent before may still run there" in last.message
+    assert "one job sent before may go on until ended" in last.message
     assert call(*show).data["agreed"] is False
     last = call("run", "withdraw", study.folder)
     assert last.data["withdrawn"] == []

@@ -208,7 +208,7 @@ def fetch_results(
     token_file: TokenFile = None,
     ca: Authority = None,
 ) -> None:
-    """Bring the results of a job that has ended into the study; as `attach`, without patience.
+    """Bring the results of a job into the study; as `attach`, but without waiting for a network.
 
     What is in already stays as it is.
     """

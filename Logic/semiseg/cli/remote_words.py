@@ -83,8 +83,9 @@ def withdrawal_in_words(addresses: Sequence[object], n_running: int) -> str:
     if not addresses:
         return "there was no consent to withdraw"
     where = ", ".join(map(str, addresses))
-    left = f" {n_running} sent before may still run there; end them there." if n_running else ""
+    jobs = "one job" if n_running == 1 else f"{n_running} jobs"
+    left = f"; {jobs} sent before may go on until ended" if n_running else ""
     return (
         f"from now on nothing is sent to {where} before it was agreed to again. What is there "
-        f"already stays until it is swept.{left}"
+        f"already stays until it is swept{left}"
     )
