@@ -201,3 +201,27 @@ def test_a_stand_in_keeps_the_rule_for_a_structure_and_finds_back() -> None:
         stand_in = structure_name(7, rule_for(name))
         assert rule_for(stand_in) == rule_for(name)
         assert Names(real={"structure0007": name}).text(f"{stand_in}: done") == f"{name}: done"
+
+
+def test_a_model_that_is_sent_names_nobody(named: Study) -> None:
+    def write(folder: Path) -> None:
+        (folder / "weights.safetensors").write_bytes(b"weights")
+
+    model_id = named.add_model(
+        write,
+        {
+            "method": "supervised",
+            "classes": [0, 1, 7],
+            "name": "of Smith",
+            "names": {"1": "liver", "7": "cyst of Smith"},
+            "cases": {"Smith-a": {"patient": "4711"}},
+            "study": "Smith 4711",
+            "start_from": "secret-folder/smith.zip",
+        },
+    )
+    manifest = pack(named, Wish(kind="predict", model_id=model_id)).manifest
+    assert manifest.model is not None
+    assert manifest.model.info["method"] == "supervised"
+    assert set(manifest.model.info["names"]) == {"1", "7"}  # type: ignore[arg-type]
+    for secret in (*SECRETS, named.id):
+        assert secret.encode() not in manifest.to_bytes()
