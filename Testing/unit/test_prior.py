@@ -399,6 +399,27 @@ def test_a_prior_of_another_grid_is_refused(phantom_study: MakeStudy) -> None:
         target.fill(iter([torch.ones(2, 1, 4, 4)]), (10, 4, 4))
 
 
+def test_probabilities_are_sobered_once_and_before_the_labels_are_heard() -> None:
+    grid = Grid(size_xyz=(5, 4, 3), spacing_mm_xyz=(2.0, 2.0, 2.0))
+    chunk = (3 * torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(1))).softmax(0)
+    alone = Target(canonical(grid), (0, 5), 2.0)
+    alone.fill(iter([chunk]), (3, 4, 5))
+
+    def beside(codes: NDArray[np.uint16], temperature: float, first: Tensor) -> Target:
+        prior = Prior(codes=codes, ids=(5,), weight=0.5, spacing_mm_zyx=(2.0, 2.0, 2.0), words="")
+        target = Target(canonical(grid), (0, 5), temperature, prior)
+        target.fill(iter([first[:, :2], first[:, 2:]]), (3, 4, 5))
+        return target
+
+    silent = beside(np.zeros((3, 4, 5), np.uint16), 2.0, chunk)
+    assert np.array_equal(silent.label, alone.label)
+    np.testing.assert_allclose(silent.uncertainty, alone.uncertainty, rtol=1e-5)
+    said = np.ones((3, 4, 5), np.uint16)
+    said[1:, 1:, 1:] = 2
+    one, other = beside(said, 2.0, chunk), beside(said, 1.0, chunk.sqrt() / chunk.sqrt().sum(0))
+    np.testing.assert_allclose(one.uncertainty, other.uncertainty, rtol=1e-4)
+
+
 def test_a_model_with_a_frame_stays_alone(phantom_study: MakeStudy) -> None:
     study = phantom_study(("CT", "CT"), annotated=1)
     carry(study, "c1")
