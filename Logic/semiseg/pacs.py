@@ -119,13 +119,13 @@ def write(path: Path, work: DicomWork, drawn: Drawn) -> None:
     make = make_seg if work.format == "dicom-seg" else make_rtstruct
     try:
         dataset = make(drawn.array, specs, work.reference, work.headers)
+        if work.identity == "remove":
+            dataset = deidentified(dataset, patient=work.case.patient, secret=work.study.id)
     except DAMAGED as error:
         raise ImageError(
             f"no {work.format} can refer to the series of {work.case.id}, whose headers lack or "
             f"misstate something: {error}; export it as seg.nrrd or nii.gz"
         ) from error
-    if work.identity == "remove":
-        dataset = deidentified(dataset, patient=work.case.patient, secret=work.study.id)
     with replacing(path) as temporary:
         dataset.save_as(temporary, enforce_file_format=True)
         _verify(temporary, path.name, work, drawn, specs)
@@ -152,11 +152,21 @@ def write_deidentified(
                 f"the pictures of {case.id} have writing burnt in, which may be a name; they "
                 "cannot be de-identified here"
             )
-        clean = deidentified(dataset, patient=case.patient, secret=study.id, ours=False)
-        with replacing(path) as temporary:
-            clean.save_as(temporary, enforce_file_format=True)
+        _write_clean(path, dataset, case, study.id)
         progress.update(number, f"{number} of {len(paths)} files written")
     return paths
+
+
+def _write_clean(path: Path, dataset: Dataset, case: Case, secret: str) -> None:
+    try:
+        clean = deidentified(dataset, patient=case.patient, secret=secret, ours=False)
+        with replacing(path) as temporary:
+            clean.save_as(temporary, enforce_file_format=True)
+    except DAMAGED as error:  # told without its words, which may be the patient's
+        raise ImageError(
+            f"a file of the series of {case.id}, which would be {path.name}, is damaged, so that "
+            "nobody can tell what in it identifies the patient; copy the series anew"
+        ) from error
 
 
 def _free_paths(folder: Path, case_id: str, count: int) -> list[Path]:

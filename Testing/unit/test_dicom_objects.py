@@ -384,6 +384,29 @@ def test_pictures_with_writing_are_not_called_nameless(dicom_study: Maker, tmp_p
         write_deidentified(study, study.cases["CT-7"], tmp_path / "file" / "out")
 
 
+def _unnumbered(path: Path) -> None:
+    dataset = dcmread(path)
+    del dataset.SOPInstanceUID  # the file's own head has it, too, so that it is found
+    dataset.save_as(path)
+
+
+def _damaged(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"PN\x08\x00Doe", b"P?\x08\x00Doe"))
+
+
+@pytest.mark.parametrize("damage", [_unnumbered, _damaged])
+def test_a_damaged_file_is_refused_without_the_patients_words(
+    dicom_study: Maker, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    study = dicom_study()
+    damage(tmp_path / "in" / "slice2.dcm")
+    with pytest.raises(ImageError, match="is damaged") as told:
+        write_deidentified(study, study.cases["CT-7"], tmp_path / "out")
+    assert "Doe" not in str(told.value)
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
 def test_only_dicom_cases_can_be_written_without_names(
     phantom_study: Callable[..., Study], tmp_path: Path
 ) -> None:

@@ -36,7 +36,12 @@ def whole_files(reference: Reference, folder: Path | None = None) -> Iterator[Da
     _require_ids(reference)
     with closing(_opened(reference, folder)) as source:
         for name, _ in _found(source, reference):
-            yield dcmread(io.BytesIO(source.read(name)))
+            content = source.read(name)
+            try:
+                dataset = dcmread(io.BytesIO(content))
+            except DAMAGED as error:
+                raise ImageError(f"{name} is damaged behind its header; copy it anew") from error
+            yield dataset
 
 
 def _opened(reference: Reference, folder: Path | None) -> FolderSource | ZipSource:
