@@ -80,6 +80,22 @@ def test_padding_becomes_the_lowest_value(
     assert loaded.array[:, 0, :3].max() == loaded.array.min() >= -1024
 
 
+def test_padding_of_unsigned_pixels_may_be_written_as_a_negative_number(
+    tmp_path: Path, dicom_series: SeriesMaker
+) -> None:
+    def mark(dataset: Dataset, _k: int) -> None:
+        dataset.PixelRepresentation = 0
+        pixels = np.full((dataset.Rows, dataset.Columns), 1000, np.uint16)
+        pixels[:, 0], pixels[0, 1] = 0xF800, 1200
+        dataset.PixelData = pixels.tobytes()
+        dataset.add_new("PixelPaddingValue", "SS", -2048)
+
+    dicom_series(tmp_path, change=mark)
+    (volume,) = scan(tmp_path).volumes
+    array = load(tmp_path, volume).array
+    assert np.array_equal(array[:, :, 0], array[:, :, 2])
+
+
 def test_unmarked_padding_of_a_ct_is_cut_at_air(tmp_path: Path, dicom_series: SeriesMaker) -> None:
     dicom_series(tmp_path, values=lambda world: np.minimum(grey(world), 0) * 3)
     loaded = only(tmp_path)

@@ -413,6 +413,16 @@ def test_a_way_back_stays_while_what_it_passed_over_does(study: Study) -> None:
     assert said.version == first
 
 
+def test_a_way_back_goes_when_only_what_it_led_to_is_kept(study: Study) -> None:
+    first = _propagate(study, 1)
+    study.pin_version(_label(first))
+    _draw(study, 0)
+    back = study.roll_back("c", first)
+    for index in (1, 2):
+        _draw(study, index)
+    assert _label(back) in [row.item for row in study.prunable(keep=1)]
+
+
 def test_damaged_newest_versions_do_not_count_as_newest(study: Study) -> None:
     for index in range(3):
         _draw(study, index)
