@@ -361,6 +361,23 @@ def test_consent_is_remembered_for_an_address(
     assert ended.applied is not None
 
 
+def test_where_something_may_name_a_person_consent_is_asked_each_time(
+    study: Study, ray: Any, run: Run, access: Any, quick: Any
+) -> None:
+    run(ray)
+    before, asked = len(ray.requests), list[Disclosure]()
+
+    def refuse(told: Disclosure) -> bool:
+        asked.append(told)
+        return False
+
+    telling = Wish(kind="propagate", arguments=("--seed", "anna@hospital.org"))
+    with pytest.raises(RemoteError, match="nothing was sent"):
+        submit(study, telling, access(ray), Means(pace=quick), refuse, lambda _event: None)
+    assert "anna@hospital.org" in str(asked[0].findings)
+    assert len(ray.requests) == before
+
+
 def _never(_told: Disclosure) -> bool:
     raise AssertionError("asked again")
 
@@ -450,6 +467,21 @@ def test_results_that_no_longer_fit_are_left_out_with_a_sentence(
     assert list(ended.applied.refused) == ["c1"]
     assert ("was removed" if change == "removed" else "meanwhile") in ended.applied.refused["c1"]
     assert ended.applied.versions == {"c0": 2}
+
+
+def test_results_for_an_image_that_is_another_one_now_are_left_out(
+    study: Study, ray: Any, run: Run, access: Any, quick: Any
+) -> None:
+    ray.held = True
+    record = run(ray, wait=False).record
+    sent = {**record.images, "c1": "0" * 64}  # what was sent is not what the study has now
+    record = Records(study.folder).save(replace(record, images=sent))
+    ray.begin()
+    ended = attach(study, record, access(ray), lambda _event: None, quick)
+    assert ended.applied is not None
+    assert "image is another one now" in ended.applied.refused["c1"]
+    assert ended.applied.versions == {"c0": 2}
+    assert study.label_versions("c1") == ()
 
 
 def test_another_version_of_semiseg_there_is_said(
