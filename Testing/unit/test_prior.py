@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +30,9 @@ from semiseg.models import Model, load_model, prior_beside
 from semiseg.networks import NetworkSpec
 from semiseg.own_grid import Target, pooled
 from semiseg.prior import DOUBT, SIGMA_MM, Prior, prior_of, trusted_labels, weight_of
+from semiseg.remote.blobs import Store
 from semiseg.remote.packing import Wish, pack
+from semiseg.remote.rebuild import rebuild
 from semiseg.study.case import GateRecord
 from semiseg.study.study import Study
 
@@ -376,6 +379,29 @@ def test_a_cluster_is_sent_what_counts_and_no_drawing(phantom_study: MakeStudy) 
     assert labels[1].info["voxels"]["human"] == {}  # type: ignore[index, call-overload]
     quiet = pack(study, Wish(kind="predict", arguments=("--no-prior",)))
     assert all(case.label is None for case in quiet.manifest.cases)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_cluster_hears_the_same_to_the_bit(
+    phantom_study: MakeStudy, tmp_path: Path, split: str
+) -> None:
+    study = phantom_study(("CT", "CT"), annotated=1, splits=("train", split))
+    add_model(study, unseen_dice={"CT": 0.9})
+    carry(study, "c1")
+    predict(study, None, ["c1"], CONFIG)
+    package = pack(study, Wish(kind="predict", case_ids=("c1",)))
+    store = Store(tmp_path / "store")
+    for piece in package.manifest.pieces.values():
+        place = store.path(piece)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(package.files[piece.sha256], place)
+    there = rebuild(package.manifest, store, tmp_path / "there")
+    (sent,) = there.cases
+    predict(there, None, [sent], CONFIG)
+    assert bits(there, sent, 1) == bits(study, "c1", 1)
+    infos = [one.prediction_info(c, 1).info for one, c in ((study, "c1"), (there, sent))]
+    assert infos[0]["prior"] == infos[1]["prior"]
+    assert infos[0]["prior"]["weight"] == pytest.approx(0.1 / 0.3)  # type: ignore[index, call-overload]
 
 
 def test_cancelling_where_the_prior_is_told_saves_nothing(phantom_study: MakeStudy) -> None:
