@@ -384,6 +384,21 @@ def test_pictures_with_writing_are_not_called_nameless(dicom_study: Maker, tmp_p
         write_deidentified(study, study.cases["CT-7"], tmp_path / "file" / "out")
 
 
+def test_what_scanners_hide_in_elements_of_their_own_is_not_written(
+    dicom_study: Maker, tmp_path: Path
+) -> None:
+    def hide(dataset: Dataset, _k: int) -> None:
+        inner = Dataset()
+        for found in (dataset, inner):
+            found.private_block(0x0011, "ACME", create=True).add_new(1, "LO", "Doe once more")
+        dataset.ReferencedImageSequence = [inner]
+
+    study = dicom_study(change=hide)
+    assert b"Doe once more" in (tmp_path / "in" / "slice0.dcm").read_bytes()
+    for path in write_deidentified(study, study.cases["CT-7"], tmp_path / "out"):
+        assert b"Doe" not in path.read_bytes()
+
+
 def _unnumbered(path: Path) -> None:
     dataset = dcmread(path)
     del dataset.SOPInstanceUID  # the file's own head has it, too, so that it is found
@@ -405,6 +420,16 @@ def test_a_damaged_file_is_refused_without_the_patients_words(
         write_deidentified(study, study.cases["CT-7"], tmp_path / "out")
     assert "Doe" not in str(told.value)
     assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_a_header_that_was_damaged_since_is_told(dicom_study: Maker, tmp_path: Path) -> None:
+    study = dicom_study()
+    path = tmp_path / "in" / "slice2.dcm"
+    content = path.read_bytes()
+    place = content.rindex(b"\x08\x00\x16\x00UI")  # the kind of object, of no kind of value
+    path.write_bytes(content[: place + 4] + b"CI" + content[place + 6 :])
+    with pytest.raises(ImageError, match="header of slice2"):
+        _export(study, "dicom-seg", DicomOptions(identity="keep"))
 
 
 def test_only_dicom_cases_can_be_written_without_names(

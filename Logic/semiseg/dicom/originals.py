@@ -25,10 +25,13 @@ def originals(reference: Reference, folder: Path | None = None) -> list[Dataset]
     """
     _require_ids(reference)
     with closing(_opened(reference, folder)) as source:
-        headers = [header for _, header in _found(source, reference)]
-    for header in headers:
-        _complete(header, reference)
-    return headers
+        found = _found(source, reference)
+    for name, header in found:
+        try:
+            _complete(header, reference)
+        except DAMAGED as error:
+            raise ImageError(f"the header of {name} is damaged; copy the file anew") from error
+    return [header for _, header in found]
 
 
 def whole_files(reference: Reference, folder: Path | None = None) -> Iterator[Dataset]:
