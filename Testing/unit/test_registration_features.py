@@ -9,7 +9,8 @@ import torch
 
 from semiseg.registration.features import CHANNELS, mind_ssc
 from semiseg.registration.sampling import feature_map, lattice_points, pooled
-from semiseg.registration.spline import basis, expand, zero_spline
+from semiseg.registration.spline import basis, expand, still
+from semiseg.registration.stacked import stack
 
 
 def _texture(*shape: int) -> torch.Tensor:
@@ -94,10 +95,10 @@ def test_spline_weights_sum_to_one_and_reproduce_straight_lines() -> None:
 def test_a_spline_reads_its_coefficients_in_millimetres() -> None:
     mask = torch.ones(6, 7, 8, dtype=torch.bool)
     nodes = feature_map(mask[None].float(), mask, torch.tensor([5.0, 6.0, 7.0]), 2.0)
-    spline = zero_spline(nodes, 4.0)
-    knots = spline.knots()
-    affine = torch.stack([0.1 * knots[..., 0], -0.2 * knots[..., 2], knots[..., 1] + 3])
-    field = spline.with_coefficients(affine).on(nodes)
+    spline = still(stack([nodes]), 4.0)
+    z, y, x = spline.knots()[0].T.reshape(3, *spline.coefficients.shape[2:])
+    affine = torch.stack([0.1 * z, -0.2 * x, y + 3])[None]
+    field = spline.with_coefficients(affine).on(stack([nodes]))[0]
     points = lattice_points((6, 7, 8), nodes.origin_mm_zyx, 2.0)
     expected = torch.stack([0.1 * points[..., 0], -0.2 * points[..., 2], points[..., 1] + 3])
     torch.testing.assert_close(field, expected, rtol=1e-4, atol=1e-4)
@@ -107,3 +108,22 @@ def test_expanding_constant_coefficients_gives_a_constant_field() -> None:
     weights = (basis(3, 5, step=0.4, first=0.0),) * 3
     field = expand(torch.full((3, 5, 5, 5), 2.0), weights)
     torch.testing.assert_close(field, torch.full((3, 3, 3, 3), 2.0))
+
+
+def test_sampling_for_a_gradient_gives_the_same_values_and_the_true_slope() -> None:
+    volume = _texture(3, 5, 6, 7)
+    mask = torch.ones(5, 6, 7, dtype=torch.bool)
+    features = feature_map(volume, mask, torch.zeros(3), 2.0)
+    points = torch.rand(40, 3, generator=torch.Generator().manual_seed(1)) * 7 + 0.5
+    moving = points.clone().requires_grad_()
+    values = features.sample(moving)[0]
+    torch.testing.assert_close(values.detach(), features.sample(points)[0])
+    weights = torch.linspace(-1, 1, 3)
+    (slope,) = torch.autograd.grad((values * weights).sum(), moving)
+    step = torch.tensor([1e-3, 0.0, 0.0])
+    ahead, behind = (features.sample(points + sign * step)[0] for sign in (1, -1))
+    expected = ((ahead - behind) * weights).sum(1) / 2e-3
+    inside_one_cell = ((points / 2 - (points / 2).round()).abs()[:, 0]) > 0.01
+    torch.testing.assert_close(
+        slope[inside_one_cell, 0], expected[inside_one_cell], rtol=0.02, atol=0.01
+    )

@@ -61,8 +61,8 @@ def test_a_known_organ_is_led_onto_itself(diffeomorphic: bool) -> None:
     guided = register(*images, config, landmarks=_marks(images), both_ways=True)
     inside = GRID.to_world(np.argwhere(_organ(0.0))[:, ::-1].astype(float))
     moved = [float(found.field.at(inside)[:, 0].mean()) for found in (alone, guided)]
-    assert moved[0] < 0.4 * SHIFT_MM
-    assert moved[1] > max(0.4 * SHIFT_MM, 1.2 * moved[0])
+    assert moved[0] < 0.5 * SHIFT_MM
+    assert moved[1] > max(0.5 * SHIFT_MM, 1.2 * moved[0])
     assert guided.folded == 0.0
     assert guided.inverse is not None
     there = GRID.to_world(np.argwhere(_organ(SHIFT_MM))[:, ::-1].astype(float))

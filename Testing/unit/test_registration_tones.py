@@ -63,7 +63,7 @@ def test_a_border_that_features_hardly_see_is_followed_by_its_greys() -> None:
 def test_other_modalities_are_compared_by_features_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     fixed, moving = _body(), _body(modality="CT", seed=1)
     monkeypatch.setattr(
-        "semiseg.registration.register.tones_agree",
+        "semiseg.registration.aligned.tones_agree",
         lambda *_: pytest.fail("greys of two modalities say nothing of each other"),
     )
     assert best_start(fixed, moving, CONFIG).certainty >= 0

@@ -15,7 +15,8 @@ from semiseg.images.reading import Image
 from semiseg.registration.prepared import Prepared, prepare
 from semiseg.registration.register import RegistrationResult, register
 from semiseg.registration.sampling import FeatureMap, feature_map
-from semiseg.registration.spline import Spline
+from semiseg.registration.spline import Splines
+from semiseg.registration.stacked import stack
 from semiseg.registration.velocity import domain, integrated
 
 CONFIG = RegistrationConfig(device="cpu", iterations=20, diffeomorphic=True)
@@ -27,8 +28,8 @@ def _volume(side: int = 16, spacing_mm: float = 3.0) -> FeatureMap:
     return feature_map(mask[None], mask, torch.tensor([5.0, -20.0, 40.0]), spacing_mm)
 
 
-def _wild(strength_mm: float, seed: int) -> Spline:
-    lattice = domain(_volume(), 12.0)
+def _wild(strength_mm: float, seed: int) -> Splines:
+    lattice = domain(stack([_volume()]), 12.0)
     draw = torch.Generator().manual_seed(seed)
     shape = lattice.coefficients.shape
     return lattice.with_coefficients(strength_mm * torch.randn(shape, generator=draw))
@@ -36,17 +37,25 @@ def _wild(strength_mm: float, seed: int) -> Spline:
 
 @pytest.mark.parametrize("strength_mm", [0.0, 2.0, 8.0])
 def test_the_flow_backward_undoes_the_flow_forward(strength_mm: float) -> None:
-    velocity, points = _wild(strength_mm, 1), _volume().points()
+    velocity, points = _wild(strength_mm, 1), _volume().points()[None]
     there = integrated(velocity, 3.0, repeats=4).at(points) + points
-    back = integrated(velocity, 3.0, backward=True, repeats=4).at(there) + there
-    error = (back - points).norm(dim=1)
+    back = integrated(velocity, 3.0, directions=(-1,), repeats=4).at(there) + there
+    error = (back - points).norm(dim=2)
     assert float(error.quantile(0.95)) < 0.05 * strength_mm + 1e-3
+
+
+def test_both_directions_may_be_integrated_at_once() -> None:
+    velocity, points = _wild(4.0, 3), _volume().points()[None]
+    both = integrated(velocity, directions=(1, -1), squarings=5).at(points.repeat(2, 1, 1))
+    for way, found in zip((1, -1), both, strict=True):
+        alone = integrated(velocity, directions=(way,), squarings=5).at(points)[0]
+        torch.testing.assert_close(found, alone)
 
 
 def test_a_flow_does_not_fold_where_adding_the_velocity_would() -> None:
     velocity, like = _wild(16.0, 2), _volume(32, 1.5)
-    flow = integrated(velocity, 1.5).at(like.points()).T.reshape(3, *like.shape)
-    added = velocity.on(like)
+    flow = integrated(velocity, 1.5).at(like.points()[None])[0].T.reshape(3, *like.shape)
+    added = velocity.on(stack([like]))[0]
     assert _least_determinant(added, 1.5) < 0
     assert _least_determinant(flow, 1.5) > 0
 
@@ -58,12 +67,12 @@ def _least_determinant(displacement: torch.Tensor, spacing_mm: float) -> float:
 
 
 def test_a_constant_velocity_moves_everything_by_itself() -> None:
-    lattice = domain(_volume(), 12.0)
+    lattice = domain(stack([_volume()]), 12.0)
     step = torch.tensor([4.0, -3.0, 2.0])
     velocity = lattice.with_coefficients(
-        torch.zeros_like(lattice.coefficients) + step.view(3, 1, 1, 1)
+        torch.zeros_like(lattice.coefficients) + step.view(1, 3, 1, 1, 1)
     )
-    moved = integrated(velocity, 3.0).at(_volume().points())
+    moved = integrated(velocity, 3.0).at(_volume().points()[None])[0]
     torch.testing.assert_close(moved, step.expand_as(moved), atol=1e-4, rtol=0)
 
 

@@ -8,14 +8,16 @@ import torch
 from torch import Tensor
 
 from semiseg.config import RegistrationConfig
-from semiseg.registration.dense import DenseSettings, refine
+from semiseg.registration.batch import as_pairs
+from semiseg.registration.dense import refine
+from semiseg.registration.descent import DenseSettings
 from semiseg.registration.discrete import search_both_ways
 from semiseg.registration.prepared import Prepared
 from semiseg.registration.register import best_start
 from semiseg.registration.start import Start
 
 _QUICK = DenseSettings(iterations=20, smoothness=0.4, knot_mm=18.0, points=5_000)
-_REACH = 2
+_REACH = (2, 2, 2)
 _FEWEST = 500
 _ROUNDS, _KEPT = 4, 0.8
 _LARGEST_STRETCH = 1.5
@@ -29,12 +31,14 @@ def affine_start(fixed: Prepared, moving: Prepared, config: RegistrationConfig) 
     body's.
     """
     start = best_start(fixed, moving, config)
-    found = search_both_ways(fixed.plain.large_cells, moving.plain.large_cells, start, reach=_REACH)
+    cells = fixed.plain.large_cells, moving.plain.large_cells
+    found = search_both_ways([cells[0]], [cells[1]], [start], reach=_REACH)
     here, there = fixed.features, moving.features
-    spline = refine(here, there, start, found.forth, replace(_QUICK, seed=config.seed))
+    batch = as_pairs([here], [there], [start])
+    spline = refine(batch, found.forth, replace(_QUICK, seed=config.seed))
     body = here.mask.flatten().nonzero()[:, 0]
     points = here.points()[body]
-    moved = start(points + spline.on(here).flatten(1).T[body])
+    moved = start(points + spline.on(batch.fixed)[0].flatten(1).T[body])
     inside = replace(there, table=there.mask.flatten()[:, None].float()).sample(moved)
     meets = inside[1] & (inside[0][:, 0] > 0.5)
     if int(meets.sum()) < _FEWEST:

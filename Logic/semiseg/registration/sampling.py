@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+_CORNERS = [[a, b, c] for a in (0, 1) for b in (0, 1) for c in (0, 1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,28 +48,53 @@ class FeatureMap:
         place = (points_mm_zyx - self.origin_mm_zyx) / self.spacing_mm
         last = torch.tensor(self.shape, dtype=place.dtype, device=place.device) - 1
         inside = ((place >= -0.5) & (place <= last + 0.5)).all(dim=1)
-        place = torch.minimum(place.clamp(min=0), last)
-        index, weights = self._corners(place)
-        values = functional.embedding_bag(index, self.table, per_sample_weights=weights, mode="sum")
-        return values, inside
+        index, weights = around(place, last, self.shape)
+        return weighted(self.table, index, weights), inside
 
-    def _corners(self, place: Tensor) -> tuple[Tensor, Tensor]:
-        """Row numbers (N, 8) and weights (N, 8) of the nodes around each place."""
-        last = torch.tensor(self.shape, device=place.device) - 1
-        low = place.detach().long()
-        rest = place - low
-        stride = torch.tensor(
-            (self.shape[1] * self.shape[2], self.shape[2], 1), device=place.device
-        )
-        near = (low * stride).sum(1)
-        steps = (torch.minimum(low + 1, last) - low) * stride
-        z, y, x = (torch.stack((1 - rest[:, a], rest[:, a]), 1) for a in range(3))
-        weights = (z[:, :, None, None] * y[:, None, :, None] * x[:, None, None, :]).flatten(1)
-        bits = torch.tensor(
-            [[a, b, c] for a in (0, 1) for b in (0, 1) for c in (0, 1)], device=place.device
-        )
-        index = near[:, None] + (steps[:, None, :] * bits).sum(2)
-        return index, weights
+
+def weighted(table: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+    """Sums (N, C) of the rows of `table` numbered `index` (N, 8), times `weights` (N, 8).
+
+    Gradients reach the weights alone.
+    """
+    if not (torch.is_grad_enabled() and weights.requires_grad):
+        return functional.embedding_bag(index, table, per_sample_weights=weights, mode="sum")
+    found: Tensor = _Weighted.apply(table, index, weights)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Weighted(torch.autograd.Function):
+    """As embedding_bag, which takes twice as long for its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+        near = functional.embedding(index, table)
+        ctx.save_for_backward(near)
+        return torch.bmm(weights[:, None], near)[:, 0]
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[None, None, Tensor]:
+        (near,) = ctx.saved_tensors
+        return None, None, torch.bmm(near, slope[:, :, None])[:, :, 0]
+
+
+def around(place: Tensor, last: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Row numbers (..., 8) and weights (..., 8) of the nodes around each `place` (..., 3).
+
+    `last` is the last node that may be read along each axis, of a grid of `shape`; places beyond
+    take the border's. Gradients reach the places through the weights.
+    """
+    place = torch.minimum(place.clamp(min=0), last)
+    low = place.detach().long()
+    rest = place - low
+    stride = torch.tensor((shape[1] * shape[2], shape[2], 1), device=place.device)
+    near = (low * stride).sum(-1)
+    steps = (torch.minimum(low + 1, last.long()) - low) * stride
+    z, y, x = (torch.stack((1 - rest[..., a], rest[..., a]), -1) for a in range(3))
+    zyx = z[..., :, None, None] * y[..., None, :, None] * x[..., None, None, :]
+    bits = torch.tensor(_CORNERS, device=place.device)
+    index = near[..., None] + (steps[..., None, :] * bits).sum(-1)
+    return index, zyx.flatten(-3)
 
 
 def lattice_points(shape: Sequence[int], origin_mm_zyx: Tensor, spacing_mm: float) -> Tensor:

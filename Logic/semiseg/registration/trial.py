@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,14 +10,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from semiseg.registration.dense import DenseSettings, mean_distance, refine
+from semiseg.registration.batch import Body, as_pairs, mean_distances, of_nodes
+from semiseg.registration.dense import refine
+from semiseg.registration.descent import DenseSettings
 from semiseg.registration.discrete import search_both_ways
 from semiseg.registration.prepared import Prepared
-from semiseg.registration.sampling import FeatureMap
+from semiseg.registration.stacked import in_groups
 from semiseg.registration.start import Start
 
 _QUICK = DenseSettings(iterations=20, smoothness=0.4, knot_mm=18.0, points=5_000)
-_REACH = 2
+_REACH = (2, 2, 2)
 _PROBES = 2_000
 _SAME_MM = 20.0
 _CLEARLY_WORSE = 0.03
@@ -33,40 +36,85 @@ class _Trial:
 def choose_start(
     fixed: Prepared, moving: Prepared, starts: Sequence[Start], *, seed: int = 0
 ) -> Start:
-    """The start from which a quick registration matches best.
+    """`choose_starts` for one pair."""
+    return choose_starts([(fixed, moving)], [starts], seed=seed)[0]
 
-    Its certainty is the share of equally good trials that lead to the same places: 1 where all
-    agree or the others match clearly worse. The smaller body is matched to the larger one, so
-    that every trial compares the same voxels.
+
+def choose_starts(
+    pairs: Sequence[tuple[Prepared, Prepared]],
+    starts: Sequence[Sequence[Start]],
+    *,
+    seed: int = 0,
+    at_once: int | None = None,
+) -> list[Start]:
+    """Of each pair (fixed, moving) the start from which a quick registration matches best.
+
+    `at_once` starts are tried as one batch: by default all on a GPU, 1 on a CPU. A certainty is
+    the share of equally good trials that lead to the same places: 1 where all agree or the others
+    match clearly worse. The smaller body is matched to the larger one, so that every trial of a
+    pair compares the same voxels.
     """
-    if len(starts) == 1:
-        return starts[0]
-    swap = fixed.mask.sum() > moving.mask.sum()
-    small, large = (moving, fixed) if swap else (fixed, moving)
-    probes = _probes(small.features, seed)
-    trials = [
-        _tried(small, large, start.inverse() if swap else start, probes, seed) for start in starts
+    tasks = [_tasks(*pair, likely) for pair, likely in zip(pairs, starts, strict=True)]
+    flat = [task for some in tasks for task in some]
+    size = at_once or (len(flat) if _on_gpu(pairs) else 1) or 1
+    trials = (trial for group in in_groups(flat, size) for trial in _tried(group, seed))
+    return [
+        _best(likely, list(itertools.islice(trials, len(some))))
+        for likely, some in zip(starts, tasks, strict=True)
     ]
+
+
+def _on_gpu(pairs: Sequence[tuple[Prepared, Prepared]]) -> bool:
+    return all(fixed.device.type == "cuda" for fixed, _ in pairs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    small: Prepared
+    large: Prepared
+    start: Start
+
+
+def _tasks(fixed: Prepared, moving: Prepared, starts: Sequence[Start]) -> list[_Task]:
+    """What has to be tried; nothing where there is no choice."""
+    if len(starts) == 1:
+        return []
+    if fixed.mask.sum() > moving.mask.sum():
+        return [_Task(small=moving, large=fixed, start=start.inverse()) for start in starts]
+    return [_Task(small=fixed, large=moving, start=start) for start in starts]
+
+
+def _best(starts: Sequence[Start], trials: Sequence[_Trial]) -> Start:
+    if not trials:
+        return starts[0]
     best = min(range(len(trials)), key=lambda i: trials[i].distance)
     return replace(starts[best], certainty=_consensus(trials[best], trials))
 
 
-def _tried(fixed: Prepared, moving: Prepared, start: Start, probes: Tensor, seed: int) -> _Trial:
-    found = search_both_ways(fixed.plain.large_cells, moving.plain.large_cells, start, reach=_REACH)
-    here, there = fixed.features, moving.features
-    spline = refine(here, there, start, found.forth, replace(_QUICK, seed=seed))
-    moved = spline.on(here).flatten(1).T
-    return _Trial(
-        distance=mean_distance(here, there, start, moved),
-        places=start(here.points()[probes] + moved[probes]),
+def _tried(tasks: Sequence[_Task], seed: int) -> list[_Trial]:
+    """A quick registration from each start, all at once."""
+    small = [task.small.plain for task in tasks]
+    large = [task.large.plain for task in tasks]
+    starts = [task.start for task in tasks]
+    found = search_both_ways(
+        [view.large_cells for view in small],
+        [view.large_cells for view in large],
+        starts,
+        reach=_REACH,
     )
-
-
-def _probes(features: FeatureMap, seed: int) -> Tensor:
-    """Numbers of some body nodes."""
-    body = features.mask.flatten().nonzero()[:, 0]
-    draw = torch.Generator().manual_seed(seed)
-    return body[torch.randint(len(body), (_PROBES,), generator=draw).to(body.device)]
+    batch = as_pairs([view.features for view in small], [view.features for view in large], starts)
+    spline = refine(batch, found.forth, replace(_QUICK, seed=seed))
+    places = batch.fixed.points() + spline.on(batch.fixed).flatten(2).transpose(1, 2)
+    places, body = batch.starts(places), Body(batch.fixed)
+    chance = torch.rand(_PROBES, generator=torch.Generator().manual_seed(seed))
+    probes = body.some(chance.to(places.device))
+    whole = body.some(torch.zeros(body.most, device=places.device))
+    moved = [of_nodes(places, some.rows) for some in (whole, probes)]
+    distances: list[float] = mean_distances(batch.moving, moved[0], whole).tolist()
+    return [
+        _Trial(distance=distance, places=places[:size])
+        for distance, places, size in zip(distances, moved[1], probes.sizes, strict=True)
+    ]
 
 
 def _consensus(best: _Trial, trials: Sequence[_Trial]) -> float:
