@@ -225,3 +225,13 @@ def test_a_model_that_is_sent_names_nobody(named: Study) -> None:
     assert set(manifest.model.info["names"]) == {"1", "7"}  # type: ignore[arg-type]
     for secret in (*SECRETS, named.id):
         assert secret.encode() not in manifest.to_bytes()
+
+
+def test_a_piece_that_was_cut_short_on_the_clusters_disk_counts_as_missing(tmp_path: Path) -> None:
+    store, piece = Store(tmp_path), Piece.of(b"whole")
+    path = store.path(piece)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"who")
+    assert store.missing([piece]) == [piece]
+    path.write_bytes(b"whole")
+    assert store.missing([piece]) == []
