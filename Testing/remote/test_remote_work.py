@@ -13,12 +13,15 @@ from zipfile import ZipFile, ZipInfo
 import numpy as np
 import pytest
 
+from semiseg.errors import SchemaError
 from semiseg.events import Event, Json
 from semiseg.remote.address import Access, parse_address
+from semiseg.remote.applying import apply_results
 from semiseg.remote.causes import RemoteError
 from semiseg.remote.client import Dashboard, Submission
 from semiseg.remote.consent import Disclosure
 from semiseg.remote.packing import Wish
+from semiseg.remote.rebuild import Results
 from semiseg.remote.records import Records
 from semiseg.remote.work import Ended, Means, attach, cancel, submit
 from semiseg.study.case import GateRecord, Origin
@@ -620,3 +623,12 @@ def test_results_that_are_ready_come_in_after_a_withdrawal(
     ended = attach(study, record, access(ray), lambda _event: None, quick)
     assert ended.applied is not None
     assert ended.applied.before == ["c0", "c1"]
+
+
+def test_results_of_another_job_are_refused(study: Study, ray: Any, run: Run) -> None:
+    record = run(ray).record
+    versions = study.label_versions("c1")
+    strange = Results(job="semiseg-other", found=())
+    with pytest.raises(SchemaError, match="not of semiseg-"):
+        apply_results(study, record, strange, lambda _piece: b"", lambda _event: None)
+    assert study.label_versions("c1") == versions
