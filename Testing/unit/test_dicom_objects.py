@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -255,6 +256,23 @@ def test_nothing_identifiable_is_written_unasked(dicom_study: Maker) -> None:
     with pytest.raises(ConfigError, match="--identity keep"):
         _export(study, "dicom-seg", DicomOptions())
     assert not (study.folder.parent / "out").exists()
+
+
+@pytest.mark.parametrize(("identity", "told"), [("keep", 1), ("remove", 0)])
+def test_export_tells_that_files_carry_the_patient_before_it_writes_them(
+    dicom_study: Maker, identity: Literal["keep", "remove"], told: int
+) -> None:
+    study, events, out = dicom_study(), list[Event](), list[bool]()
+
+    def hear(event: Event) -> None:
+        events.append(event)
+        out.append(_path(study, "dicom-seg").exists())
+
+    options = DicomOptions(identity=identity)
+    export_study(study, study.folder.parent / "out", "label", "dicom-seg", emit=hear, dicom=options)
+    warnings = [n for n, event in enumerate(events) if "birth date" in event.message]
+    assert len(warnings) == told
+    assert not any(out[n] for n in warnings)
 
 
 def test_case_from_another_kind_of_file_cannot_become_dicom(

@@ -78,6 +78,20 @@ def test_nothing_is_said_of_what_stays_in_the_study(study: Study) -> None:
     assert events == []
 
 
+def test_where_a_link_leads_decides_whether_something_leaves_the_study(
+    study: Study, tmp_path: Path
+) -> None:
+    (tmp_path / "share").mkdir()
+    out, back = study.folder / "out", tmp_path / "back"
+    try:
+        out.symlink_to(tmp_path / "share")
+        back.symlink_to(study.folder)
+    except OSError:
+        pytest.skip("links cannot be made here")
+    assert warned(study, out / "case", note="Jane Doe") != ()
+    assert warned(study, back / "export", note="Jane Doe") == ()
+
+
 def test_export_warns_of_a_case_id_with_the_patients_name_before_it_writes(
     study: Study, tmp_path: Path
 ) -> None:

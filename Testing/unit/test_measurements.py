@@ -190,6 +190,14 @@ def test_csv_is_utf8_and_runs_nothing_in_a_spreadsheet(tmp_path: Path) -> None:
     assert second["structure"] == "'=cmd|' /C calc'!A0"
 
 
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t"])
+def test_no_text_of_the_table_starts_like_a_formula(tmp_path: Path, start: str) -> None:
+    path = tmp_path / "m.csv"
+    write_csv(path, [row(structure=f"{start}SUM(A1)")])
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        assert next(csv.DictReader(file))["structure"] == f"'{start}SUM(A1)"
+
+
 def test_workbook_holds_the_same_figures_as_numbers(tmp_path: Path) -> None:
     path = tmp_path / "m.xlsx"
     write_excel(path, [row(), row(structure="=1+1", modality="MR")])
