@@ -34,6 +34,7 @@ from semiseg.remote.blobs import Store
 from semiseg.remote.packing import Wish, pack
 from semiseg.remote.rebuild import rebuild
 from semiseg.study.case import GateRecord
+from semiseg.study.merge import by_human
 from semiseg.study.study import Study
 
 CONFIG = PredictConfig(device="cpu")
@@ -273,6 +274,16 @@ def test_a_drawing_that_was_erased_silences_a_held_out_case_all_the_same(
     assert trusted_labels(study, study.case("c1")) is None
 
 
+def test_a_drawing_whose_version_was_pruned_silences_a_held_out_case(
+    phantom_study: MakeStudy,
+) -> None:
+    study = phantom_study(("CT", "CT"), annotated=2, splits=("train", "val"))
+    carry(study, "c1")
+    shutil.rmtree(study.folder / "cases" / "c1" / "labels" / "0001")
+    assert study.label_versions("c1") == (2,)
+    assert trusted_labels(study, study.case("c1")) is None
+
+
 def test_an_earlier_label_that_is_damaged_silences_a_held_out_case(
     phantom_study: MakeStudy,
 ) -> None:
@@ -368,17 +379,35 @@ def test_workers_hear_the_same_to_the_bit(phantom_study: MakeStudy) -> None:
         assert ("prior" in infos[0]) == (case_id == "c1")
 
 
-def test_a_cluster_is_sent_what_counts_and_no_drawing(phantom_study: MakeStudy) -> None:
+def test_a_cluster_is_sent_what_counts_and_no_drawing(
+    phantom_study: MakeStudy, tmp_path: Path
+) -> None:
     study = phantom_study(("CT", "CT"), annotated=2)
     add_model(study)
     carry(study, "c1")
-    sent = {case.id: case for case in pack(study, Wish(kind="predict")).manifest.cases}
-    labels = [case.label for case in sent.values()]
-    assert [label is None for label in labels] == [True, False]
-    assert labels[1] is not None
-    assert labels[1].info["voxels"]["human"] == {}  # type: ignore[index, call-overload]
+    cases = pack(study, Wish(kind="predict")).manifest.cases
+    assert [case.label is None for case in cases] == [True, False]
     quiet = pack(study, Wish(kind="predict", arguments=("--no-prior",)))
     assert all(case.label is None for case in quiet.manifest.cases)
+    there = sent_study(study, "c1", tmp_path)
+    (sent,) = there.cases
+    label, own = there.label(sent), study.label("c1")
+    assert label is not None
+    assert own is not None
+    assert by_human(own.origin).any()
+    np.testing.assert_array_equal(label.array, np.where(own.origin == 2, own.array, 0))
+    assert not label.ledger.any_done
+
+
+def sent_study(study: Study, case_id: str, folder: Path) -> Study:
+    """What a cluster makes of the job to segment one case."""
+    package = pack(study, Wish(kind="predict", case_ids=(case_id,)))
+    store = Store(folder / "store")
+    for piece in package.manifest.pieces.values():
+        place = store.path(piece)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(package.files[piece.sha256], place)
+    return rebuild(package.manifest, store, folder / "there")
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -389,13 +418,7 @@ def test_a_cluster_hears_the_same_to_the_bit(
     add_model(study, unseen_dice={"CT": 0.9})
     carry(study, "c1")
     predict(study, None, ["c1"], CONFIG)
-    package = pack(study, Wish(kind="predict", case_ids=("c1",)))
-    store = Store(tmp_path / "store")
-    for piece in package.manifest.pieces.values():
-        place = store.path(piece)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(package.files[piece.sha256], place)
-    there = rebuild(package.manifest, store, tmp_path / "there")
+    there = sent_study(study, "c1", tmp_path)
     (sent,) = there.cases
     predict(there, None, [sent], CONFIG)
     assert bits(there, sent, 1) == bits(study, "c1", 1)
