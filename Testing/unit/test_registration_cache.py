@@ -11,11 +11,12 @@ import torch
 from safetensors.numpy import load, save
 
 from semiseg.config import RegistrationConfig
-from semiseg.errors import StorageError
+from semiseg.errors import ConfigError, ImageError, StorageError
 from semiseg.events import Event
 from semiseg.images.grid import Grid
 from semiseg.registration import cache
-from semiseg.registration.cache import Source, cached_register
+from semiseg.registration.aligned import Pair
+from semiseg.registration.cache import Source, cached_register, register_missing
 from semiseg.registration.field import Field
 from semiseg.registration.landmarks import Landmarks
 from semiseg.registration.prepared import Prepared
@@ -70,6 +71,10 @@ def work(monkeypatch: pytest.MonkeyPatch) -> _Register:
 
 def _never() -> Prepared:
     raise AssertionError("a kept registration needs no image")
+
+
+def _unreadable() -> Prepared:
+    raise ImageError("it is damaged")
 
 
 def _source(name: str, prepared: object = None) -> Source:
@@ -170,3 +175,30 @@ def test_what_both_images_know_guides_and_makes_another_entry(
     assert isinstance(work.landmarks, Landmarks)
     cached_register(tmp_path, told[0], replace(told[1], known_key="other"), CONFIG)
     assert work.calls == 3
+
+
+def test_on_a_gpu_what_is_missing_is_registered_as_a_batch_and_found_later(
+    work: _Register, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = (_source(name, object()) for name in "abc")
+    cached_register(tmp_path, first, second, CONFIG)
+    asked: list[int] = []
+
+    def many(pairs: list[Pair], config: object, *_: object, both_ways: bool) -> list[object]:
+        asked.append(len(pairs))
+        done = work(None, None, config, None, both_ways=both_ways)
+        return [ConfigError("one that fails")] * (len(pairs) - 1) + [done]
+
+    monkeypatch.setattr(cache, "register_many", many)
+    gone = Source(sha256="d", modality="CT", load=_unreadable)
+    pairs = [(first, second), (first, third), (gone, first), (second, third)]
+    register_missing(tmp_path, pairs, CONFIG)
+    assert asked == []
+    monkeypatch.setattr(cache, "choose_device", lambda *_: torch.device("cuda"))
+    register_missing(tmp_path, pairs, CONFIG)
+    assert asked == [2]
+    calls = work.calls
+    cached_register(tmp_path, second, third, CONFIG)
+    assert work.calls == calls
+    cached_register(tmp_path, first, third, CONFIG)
+    assert work.calls == calls + 1

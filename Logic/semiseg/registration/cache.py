@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -15,17 +16,21 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from semiseg.config import Modality, RegistrationConfig, to_json
-from semiseg.errors import SchemaError, SemiSegError
+from semiseg.devices import choose_device
+from semiseg.errors import ImageError, SchemaError, SemiSegError
 from semiseg.events import Emit, Event, Json, ignore
 from semiseg.images.grid import Grid
+from semiseg.registration.aligned import Pair
 from semiseg.registration.field import Field
 from semiseg.registration.landmarks import Landmarks
+from semiseg.registration.many import register_many
 from semiseg.registration.prepared import Prepared
 from semiseg.registration.register import ALGORITHM, RegistrationResult, register
 from semiseg.registration.sampling import FeatureMap
 from semiseg.study.storage import make_folder, on_disk, write_bytes_atomic
 
 Arrays = dict[str, NDArray[np.generic]]
+_IN_MEMORY = 32  # pairs whose images are held at a time
 _DIGEST = "digest"
 _ABOUT = "about"
 _FIGURES = tuple(
@@ -70,6 +75,41 @@ def cached_register(
     images = fixed.load(), moving.load()
     result = register(*images, config, emit, both_ways=both_ways, landmarks=marks)
     return keep_entry(path, packed(result))
+
+
+def register_missing(
+    folder: Path,
+    pairs: Iterable[tuple[Source, Source]],
+    config: RegistrationConfig,
+    emit: Emit = ignore,
+    *,
+    both_ways: bool = False,
+) -> None:
+    """On a GPU, what `cached_register` would have to make for `pairs` (fixed, moving), as batches.
+
+    Nothing on a CPU, where batches do not help; `pairs` are not even looked at there. What fails
+    is left to `cached_register` to say.
+    """
+    if choose_device(config.device, emit).type != "cuda":
+        return
+    left = iter(pairs)
+    while some := list(itertools.islice(left, _IN_MEMORY)):
+        named = {entry_path(folder, *pair, config, both_ways=both_ways): pair for pair in some}
+        loaded = {path: _loaded(*pair) for path, pair in named.items() if not path.exists()}
+        ready = {path: pair for path, pair in loaded.items() if pair is not None}
+        outcomes = register_many(list(ready.values()), config, emit, both_ways=both_ways)
+        for path, outcome in zip(ready, outcomes, strict=True):
+            if isinstance(outcome, RegistrationResult):
+                keep_entry(path, packed(outcome))
+
+
+def _loaded(fixed: Source, moving: Source) -> Pair | None:
+    """The images and what is known of them; None where one cannot be read."""
+    try:
+        marks = landmarks_of(fixed, moving)
+        return Pair(fixed=fixed.load(), moving=moving.load(), landmarks=marks)
+    except ImageError:
+        return None
 
 
 def entry_path(
