@@ -28,7 +28,7 @@ from semiseg.errors import (
     require_all,
 )
 from semiseg.events import Emit, Json, Progress, ignore
-from semiseg.registration.cache import cached_register
+from semiseg.registration.cache import cached_register, register_missing
 from semiseg.registration.register import RegistrationResult
 from semiseg.study.case import CaseLabel
 from semiseg.study.study import Study
@@ -107,6 +107,7 @@ class _Run:
         plans = [self._planner.plan(self._study.case(case_id)) for case_id in wanted]
         ready = sorted((plan for plan in plans if plan.own or plan.asked), key=lambda p: not p.own)
         self._progress = Progress(self._emit, "propagate", sum(map(self._steps, ready)))
+        self._register_as_batches(wanted)
         outcomes = self._each(ready, self._outcome, self._steps)
         outcomes |= self._handed_on()
         skipped = {plan.id: _NO_ATLAS for plan in plans if not (plan.own or plan.asked)}
@@ -115,6 +116,16 @@ class _Run:
         require_all(len(ready), self._failed, "propagated")
         cases = tuple(outcomes[plan.id] for plan in ready)
         return PropagationSummary(cases=cases, skipped=skipped)
+
+    def _register_as_batches(self, case_ids: Sequence[str]) -> None:
+        """On a GPU, all that is missing first; nothing on a CPU."""
+        register_missing(
+            self._study.cache_dir / "registration",
+            ((pair.fixed, pair.moving) for pair in self.missing(case_ids)),
+            self._config.registration,
+            self._emit,
+            both_ways=True,
+        )
 
     def missing(self, case_ids: Iterable[str] | None) -> Iterator[Pair]:
         """What is not in the cache, of cases that are not done already."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from semiseg.config import RegistrationConfig
+from semiseg import propagation
+from semiseg.config import PropagationConfig, RegistrationConfig
 from semiseg.errors import ConfigError, ImageError, SemiSegError
 from semiseg.events import Event
 from semiseg.images.grid import Grid
@@ -21,6 +24,7 @@ from semiseg.registration.prepared import Prepared, prepare
 from semiseg.registration.register import RegistrationResult, register
 from semiseg.registration.sampling import FeatureMap, feature_map
 from semiseg.registration.stacked import stack
+from semiseg.study.study import Study
 
 CONFIG = RegistrationConfig(device="cpu", iterations=6)
 SAME_MM = 0.01
@@ -161,6 +165,25 @@ def test_splines_too_are_matched_as_a_batch(pairs: list[Pair]) -> None:
     for pair, found in zip(pairs[:2], both, strict=True):
         marks = pair.landmarks
         _same(found, register(pair.fixed, pair.moving, config, both_ways=True, landmarks=marks))
+
+
+def test_propagation_first_asks_for_all_registrations_that_it_misses(
+    phantom_study: Callable[..., Study], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = phantom_study(("CT", "CT", "CT"), annotated=1)
+    fast = RegistrationConfig(spacing_mm=4.0, iterations=1, grid_mm=20.0, device="cpu")
+    config = PropagationConfig(registration=fast, accept_above=0.0, reject_below=0.0)
+    asked = list[int]()
+
+    def missing(folder: Path, pairs: Iterable[object], *_: object, both_ways: bool) -> None:
+        assert folder.parent == study.cache_dir
+        assert both_ways
+        asked.append(len(list(pairs)))
+
+    monkeypatch.setattr(propagation, "register_missing", missing)
+    propagation.propagate(study, config)
+    propagation.propagate(study, config)
+    assert asked == [2, 0]
 
 
 def test_nothing_to_do_gives_nothing() -> None:
