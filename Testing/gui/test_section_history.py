@@ -205,6 +205,18 @@ def test_going_back_makes_an_earlier_segmentation_count(
     assert "took back 1" in session.message
 
 
+def test_what_was_drawn_is_in_a_version_before_one_goes_back(
+    section: Any, session: Any, jobs: Any, until: Until
+) -> None:
+    choose(section, "prediction:1")
+    session.mark_empty(0)
+    jobs.commands.clear()
+    section.backButton.click()
+    assert until(session)
+    done = [words[:2] for words in jobs.commands]
+    assert done.index(["study", "apply"]) < done.index(["history", "back"])
+
+
 def test_one_structure_of_an_earlier_segmentation_is_accepted(
     section: Any, session: Any, study: Study, until: Until
 ) -> None:
