@@ -189,6 +189,19 @@ def test_starts_are_apart_and_the_best_is_first() -> None:
     assert find_start(part, whole).certainty == starts[0].certainty
 
 
+def test_bodies_that_lie_across_one_another_find_a_start() -> None:
+    """Short-axis slices of hearts are cut out differently: most of either lies beside the other."""
+    features = torch.rand(12, 8, 6, 30, generator=torch.Generator().manual_seed(0))
+    lying = feature_map(features, torch.ones(8, 6, 30, dtype=torch.bool), torch.zeros(3), 9.0)
+    turned, upright = features.transpose(2, 3), torch.ones(8, 30, 6, dtype=torch.bool)
+    starts = find_starts(lying, feature_map(turned, upright, torch.zeros(3), 9.0), count=3)
+    assert starts
+    shift = starts[0].offset_mm
+    assert shift[0].abs() <= 9.0
+    assert -9.0 <= float(shift[1]) <= 25 * 9.0
+    assert -25 * 9.0 <= float(shift[2]) <= 9.0
+
+
 def test_bodies_of_other_size_are_scaled_before_the_search() -> None:
     features = torch.rand(12, 9, 6, 6, generator=torch.Generator().manual_seed(0))
     body = torch.ones(9, 6, 6, dtype=torch.bool)

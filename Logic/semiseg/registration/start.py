@@ -14,7 +14,8 @@ from semiseg.registration.sampling import FeatureMap, lattice_points
 _APART_MM = 30.0
 _LARGEST_SCALE = 1.4
 _SEARCHED = "found by search over all translations"
-_MIN_OVERLAP = 0.6
+_MIN_OVERLAP = 0.6  # of the smaller body, or nearly as much as two crossed bodies can
+_NEARLY = 0.9
 _LIKE_TONES = 0.0  # correlation of greys; of pairs of one contrast it was 0.06 to 0.45
 
 
@@ -169,8 +170,9 @@ def _translation_costs(fixed: FeatureMap, moving: FeatureMap) -> Tensor:
     for one, other in zip(feature_f, feature_m, strict=True):
         total -= 2 * forward(one).conj() * forward(other)
     cost = torch.fft.irfftn(total, s=size) / overlap.clamp(min=1)
-    enough = overlap >= _MIN_OVERLAP * min(float(mask_f.sum()), float(mask_m.sum()))
-    return torch.where(enough, cost, torch.inf)
+    wanted = _MIN_OVERLAP * min(float(mask_f.sum()), float(mask_m.sum()))
+    least = min(wanted, _NEARLY * float(overlap.max()))
+    return torch.where(overlap >= least, cost, torch.inf)
 
 
 def _fast(n: int) -> int:
