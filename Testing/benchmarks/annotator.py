@@ -228,8 +228,10 @@ class Clinician:
     def _by_ours(self, _number: int, _rng: np.random.Generator) -> Iterator[tuple[str, int]]:
         from semiseg.suggestion.ranking import SuggestConfig, suggest
 
-        config = SuggestConfig(n=self.given.per_round, planes=(PLANE,), at=self.at, register_s=1e6)
-        return iter([(one.case_id, one.index) for one in suggest(self.study, config)])
+        for _ in range(self.given.per_round):
+            config = SuggestConfig(n=1, planes=(PLANE,), at=self.at, register_s=1e6)
+            for one in suggest(self.study, config):
+                yield one.case_id, one.index
 
     def _by_uniform(self, number: int, _rng: np.random.Generator) -> Iterator[tuple[str, int]]:
         case_id = self.pool[number % len(self.pool)].name

@@ -608,3 +608,53 @@ def test_a_weak_propagations_doubts_about_background_stay_beside_what_it_found(
     found = suggest(study, SuggestConfig(n=4, planes=("axial",)))
 
     assert all(3 <= one.index <= 25 for one in found)
+
+
+def test_where_the_last_done_slice_still_shows_a_structure_it_is_expected_to_go_on(
+    study: Study,
+) -> None:
+    _draw(study, "c0", [8, 12])
+    figures = doubts_of(study, study.case("c0"), reach_mm=20.0).planes["axial"]
+    area = (_truth()[12] == 1).sum() * 9.0
+    assert figures.beyond_mm2[0, 13] == pytest.approx(area * np.exp(-5 / 40), rel=1e-4)
+    assert figures.beyond_mm2[0, 16] == pytest.approx(area * np.exp(-20 / 40), rel=1e-4)
+    assert not figures.beyond_mm2[0, 8:13].any()
+    assert figures.wrong_ml[0, 13] == pytest.approx(figures.beyond_mm2[0, 13] * 5 / 1000)
+    assert figures.contour_mm[0, 13] > 0
+
+
+def test_a_done_slice_without_the_structure_ends_what_is_expected(study: Study) -> None:
+    _draw(study, "c0", [8, 12, 18])
+    figures = doubts_of(study, study.case("c0"), reach_mm=20.0).planes["axial"]
+    assert not figures.beyond_mm2[0, 13:].any()
+    assert figures.beyond_mm2[0, :8].any()
+
+
+def test_what_programs_say_beyond_is_not_expected_twice(study: Study) -> None:
+    _draw(study, "c0", [8, 12])
+    _propagate(study, "c0", _truth(), 0.5)
+    figures = doubts_of(study, study.case("c0"), reach_mm=20.0).planes["axial"]
+    said = (_truth()[13] == 1).sum() * 9.0
+    expected = (_truth()[12] == 1).sum() * 9.0 * np.exp(-5 / 40)
+    assert figures.beyond_mm2[0, 13] == pytest.approx(max(expected - said, 0), rel=1e-4)
+
+
+def test_an_unfinished_structure_is_followed_to_its_end(tmp_path: Path) -> None:
+    study = _study(tmp_path, 1)
+    _draw(study, "c0", [9, 11])
+    cut = (_truth() == 1) & (np.arange(30)[:, None, None] >= 12)
+    _propagate(study, "c0", np.where(cut, 0, _truth()).astype(np.uint16), 0.95)
+    one = suggest(study, SuggestConfig(n=1, planes=("axial",)))[0]
+    assert 13 <= one.index <= 22
+    assert "liver probably goes on" in one.reason
+
+
+def test_a_structure_missing_in_one_scan_is_looked_for_beside_the_others(tmp_path: Path) -> None:
+    study = _study(tmp_path, 2)
+    for case_id in ("c0", "c1"):
+        study.mark_slices(case_id, "axial", [0, 29], SliceState.EMPTY, [1, 2])
+    _propagate(study, "c0", _truth(), 1.0)
+    _propagate(study, "c1", np.where(_truth(1) == 1, 1, 0).astype(np.uint16), 1.0)
+    one = suggest(study, SuggestConfig(n=1, planes=("axial",), case_ids=("c1",)))[0]
+    assert one.structure_id == 2
+    assert 17 <= one.index <= 25

@@ -63,9 +63,9 @@ def suggest(
     if wrong:
         raise ConfigError(f"there is no plane {wrong[0]!r}; there are {', '.join(PLANES)}")
     from semiseg.study.study import Study
-    from semiseg.suggestion.cohort import uncertainties
     from semiseg.suggestion.ranking import SuggestConfig, case_views, mark_suggested
     from semiseg.suggestion.ranking import suggest as run
+    from semiseg.suggestion.views import uncertainties
 
     study = Study.open(folder)
     config = SuggestConfig(

@@ -20,12 +20,21 @@ from semiseg.study.study import Study
 from semiseg.suggestion.geometry import Floats, Turned, axis_of, distance_mm, near
 from semiseg.suggestion.kept import Arrays, kept
 
-_FORMAT = 3
+_FORMAT = 4
 _STAIRS = np.pi / 4  # a straight line at a random angle is so much shorter than its stairs
 _LEAST = 0.02
-_MISSED = 0.5
+_MISSED = 0.25
+_GOES_ON_MM = 40.0  # so much further an unfinished structure goes on average
 _BEFORE = 0.25  # a model that saw fewer slices counts half of what the propagation does
-_FIGURES = ("wrong_ml", "differ_mm2", "before_mm2", "area_mm2", "contour_mm", "unsure")
+_FIGURES = (
+    "wrong_ml",
+    "differ_mm2",
+    "before_mm2",
+    "beyond_mm2",
+    "area_mm2",
+    "contour_mm",
+    "unsure",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,14 +43,16 @@ class PlaneDoubts:
 
     `wrong_ml` is the volume that is expected to be wrong, less what done slices of other planes
     make sure; `differ_mm2` the area where model and propagation say different things,
-    `before_mm2` where the model and the one before it do; `area_mm2` and `contour_mm` what a
-    drawing of the slice is expected to have; `unsure` the mean uncertainty over the structure's
-    voxels.
+    `before_mm2` where the model and the one before it do; `area_mm2` what is said to be there,
+    `beyond_mm2` what is not, but is to be expected where the outermost done slice still shows the
+    structure; `contour_mm` what a drawing of the slice is expected to have; `unsure` the mean
+    uncertainty over the structure's voxels.
     """
 
     wrong_ml: Floats
     differ_mm2: Floats
     before_mm2: Floats
+    beyond_mm2: Floats
     area_mm2: Floats
     contour_mm: Floats
     unsure: Floats
@@ -140,7 +151,10 @@ def _arrays(case: Case, said: _Said, ids: Sequence[int], reach_mm: float) -> Arr
     contours = views.contours_mm()
     for plane in PLANES:
         sure = _sure_elsewhere(turned, ledger, ids, plane, reach_mm)
-        for name, values in views.plane(plane, contours[plane], sure).items():
+        figures = views.plane(plane, contours[plane], sure)
+        done = [turned.done(ledger, plane, i) for i in ids]
+        figures |= _going_on(figures, done, turned.spacing_mm_zyx[axis_of(plane)])
+        for name, values in figures.items():
             found[f"{plane}_{name}"] = values
     return found
 
@@ -181,7 +195,7 @@ def _seen(said: _Said, case: Case, ids: Sequence[int]) -> _Seen:
         drawn = table[label.array]
         if prediction is None:
             expected = other = np.where(carried, drawn, np.uint16(0))
-            np.copyto(chance, (1 - label.confidence) / np.float32(2), where=carried)
+            np.copyto(chance, 1 - label.confidence, where=carried)
         else:
             other = np.where(carried, drawn, expected)
             differ = np.float32(0.5) * label.confidence * (other != expected)
@@ -308,6 +322,33 @@ def _share_background(
             most = np.float32(_MISSED) * pixels.sum()
             doubts[row] *= most / max(float(doubts[row].sum()), float(most))
     return np.asarray(sums[1:] + doubts)
+
+
+def _going_on(
+    figures: dict[str, Floats], done: Sequence[NDArray[np.int64]], spacing_mm: float
+) -> dict[str, Floats]:
+    """Figures with what is to be expected beyond done slices that still show a structure."""
+    area, contour = figures["area_mm2"], figures["contour_mm"].copy()
+    beyond = np.zeros_like(area)
+    places = np.arange(area.shape[1])
+    for row, slices in enumerate(done):
+        for end, outside in _ends(slices, places):
+            there = np.exp(-np.abs(places[outside] - end) * spacing_mm / _GOES_ON_MM)
+            beyond[row, outside] = np.maximum(area[row, end] * there - area[row, outside], 0)
+            expected = contour[row, end] * there
+            contour[row, outside] = np.maximum(contour[row, outside], expected)
+    wrong = figures["wrong_ml"] + beyond * np.float32(spacing_mm / 1000)
+    return {"beyond_mm2": beyond, "contour_mm": contour, "wrong_ml": wrong}
+
+
+def _ends(
+    done: NDArray[np.int64], places: NDArray[np.int64]
+) -> list[tuple[int, NDArray[np.bool_]]]:
+    """The outermost done slices, each with the places outside of it."""
+    if not done.size:
+        return []
+    first, last = int(done[0]), int(done[-1])
+    return [(first, places < first), (last, places > last)]
 
 
 def _sure_elsewhere(

@@ -14,10 +14,9 @@ _UNSURE = 0.15
 class Facts:
     """What speaks for a slice: where model and propagation differ, where it and the model before.
 
-    `row` is the structure that gains most, None before any program.
-
-    `others` counts further scans that the slice tells something of, `nearest_mm` is infinite
-    where no slice of the plane is done.
+    `row` is the structure that gains most, None before any program; `beyond_mm2` is what of it is
+    to be expected though nobody said so, `others` counts further scans that the slice tells
+    something of, `nearest_mm` is infinite where no slice of the plane is done.
     """
 
     row: int | None
@@ -29,6 +28,7 @@ class Facts:
     others: int
     n_cases: int
     before_mm2: float = 0.0
+    beyond_mm2: float = 0.0
 
 
 def reason(facts: Facts, names: Sequence[str]) -> str:
@@ -52,6 +52,8 @@ def _doubt(facts: Facts, names: Sequence[str]) -> str:
             f"the model and the one before it disagree on the {name} here "
             f"({facts.before_mm2 / 100:.1f} cm²)"
         )
+    if facts.beyond_mm2 >= _DIFFER_MM2:
+        return f"the {name} probably goes on here, beyond the last slice that is done"
     who = "the model" if facts.by_model else "the propagation"
     if facts.unsure >= _UNSURE:
         return f"{who} is unsure of the {name} here"
