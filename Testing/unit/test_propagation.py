@@ -325,3 +325,22 @@ def test_slices_alone_can_be_asked_for_by_shape(make: Callable[..., Study]) -> N
     label = study.label("a0")
     assert label is not None
     assert label.info["config"]["slices"]["image_guided"] is False  # type: ignore[index, call-overload]
+
+
+def test_a_case_with_empty_slices_alone_lends_nothing(make: Callable[..., Study]) -> None:
+    study = make(("a1", "CT", 0), ("b1", "CT", 1), ("c1", "CT", 0))
+    study.mark_slices("b1", "axial", [0, 19], SliceState.EMPTY, [1, 2])
+    found = {case.case_id: case for case in propagate(study, ACCEPTING).cases}
+    assert found["c1"].atlases == ("a1",)
+    only = {case.case_id: case for case in propagate(study, ACCEPTING, case_ids=["a1"]).cases}
+    assert only["a1"].atlases == ()
+
+
+def test_empty_slices_do_not_keep_other_cases_labels_away(make: Callable[..., Study]) -> None:
+    study = make(("a1", "CT", 0), ("b1", "CT", 1))
+    study.mark_slices("b1", "axial", [0, 1, 19], SliceState.EMPTY, [1, 2])
+    propagate(study, ACCEPTING)
+    label = study.label("b1")
+    assert label is not None
+    assert overlap(label.array, body(1)[1], 1) > 0.5
+    assert not label.array[[0, 1, 19]].any()

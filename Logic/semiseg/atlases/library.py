@@ -9,7 +9,7 @@ from functools import cache, lru_cache
 import numpy as np
 
 from semiseg.atlases.descriptor import ALGORITHM, Vector, describe, kept_descriptor, likeness
-from semiseg.atlases.filling import CaseFill, done_ids, fill_case
+from semiseg.atlases.filling import CaseFill, done_ids, fill_case, human_voxels
 from semiseg.atlases.records import content_key, human_key
 from semiseg.atlases.transfer import Atlas
 from semiseg.config import Modality, PropagationConfig, to_json
@@ -152,11 +152,14 @@ class Library:
 
     def _annotated(self) -> tuple[str, ...]:
         """The cases with done slices."""
-        return tuple(i for i in self._study.cases if self.lent_ids(i))
+        study = self._study
+        return tuple(i for i in study.cases if done_ids(study.ledger(i), study.protocol.ids))
 
     def _lent_ids(self, case_id: str) -> tuple[int, ...]:
-        """The structures that the case can lend."""
-        return done_ids(self._study.ledger(case_id), self._study.protocol.ids)
+        """The structures that the case can lend: those that a human drew in it."""
+        label = self._study.label(case_id)
+        drawn = () if label is None else np.unique(label.array[human_voxels(label)])
+        return tuple(i for i in self.ids(label) if i in drawn)
 
     def _descriptor(self, case_id: str) -> Vector:
         """Kept in the study's cache, by content."""

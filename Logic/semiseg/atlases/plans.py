@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from semiseg.atlases.filling import human_voxels
 from semiseg.atlases.library import Library
 from semiseg.atlases.records import content_key
 from semiseg.config import PropagationConfig, to_json
+from semiseg.images.grid import Grid, plane_axis
 from semiseg.registration.cache import Source, entry_path
 from semiseg.study.case import Case, CaseLabel
 from semiseg.study.study import Study
 
-_THIN = 2  # with fewer done slices a structure is asked of the atlases too
+_THIN = 2  # a structure that fewer done slices show is asked of the atlases too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +59,9 @@ class Planner:
         library, label = self._library, self._study.label(case.id)
         own, lenders = library.ids(label), library.lenders(case)
         lent = {i for lender in lenders for i in library.lent_ids(lender)}
-        thin = set() if label is None else {i for i in own if _done_slices(label, i) < _THIN}
+        thin = {i for i in own if label is not None and _slices_with(label, i, case.grid) < _THIN}
         asked = tuple(sorted(lent & (set(self._study.protocol.ids) - set(own) | thin)))
-        lenders = lenders if asked else ()
+        lenders = tuple(i for i in lenders if set(asked) & set(library.lent_ids(i)))
         key = content_key(
             library.key(case.id), asked, [library.key(i) for i in lenders], to_json(self._config)
         )
@@ -84,6 +86,11 @@ class Planner:
         )
 
 
-def _done_slices(label: CaseLabel, structure_id: int) -> int:
-    ledger = label.ledger
-    return sum(len(ledger.done(p, structure_id)) for p in ledger.planes_done(structure_id))
+def _slices_with(label: CaseLabel, structure_id: int, grid: Grid) -> int:
+    """How many done slices show a structure."""
+    there, count = human_voxels(label) & (label.array == structure_id), 0
+    for plane in label.ledger.planes_done(structure_id):
+        axis = plane_axis(grid, plane)
+        done = there.take(label.ledger.done(plane, structure_id), axis)
+        count += int(done.any(axis=tuple({0, 1, 2} - {axis})).sum())
+    return count
