@@ -315,6 +315,17 @@ def test_method_whose_output_no_network_gives_is_refused(
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, value: float) -> None:
+    bundle = export_bundle(make_study(tmp_path / "study"), tmp_path / "b")
+    weights = torch.load(bundle / layout.WEIGHTS, weights_only=True)
+    name = sorted(weights)[0]
+    weights[name].view(-1)[0] = value
+    torch.save(weights, bundle / layout.WEIGHTS)
+    with pytest.raises(SchemaError, match="finite numbers"):
+        read_bundle(bundle)
+
+
 class _Evil:
     def __reduce__(self) -> Any:
         return (os.system, ("touch /tmp/semiseg-was-here",))
