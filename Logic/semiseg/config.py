@@ -17,7 +17,7 @@ Dims = Literal["auto", "2", "2.5", "3"]
 # Which loose pieces of a structure stay; here, where it costs the panel no import of SciPy.
 Rule = Literal["largest", "large", "all"]
 FillChoice = Literal["auto", "guided", "interpolated", "nearest"]
-FusionChoice = Literal["vote", "staple"]
+FusionChoice = Literal["vote", "staple", "both"]
 PriorChoice = Literal["auto", "off"]
 ExportWhat = Literal["combined", "prediction", "label"]
 MeshFormat = Literal["stl", "obj", "ply", "glb"]
@@ -100,7 +100,7 @@ class PropagationConfig:
     atlases: int = 3
     accept_above: float = 0.7
     reject_below: float = 0.5
-    fusion: FusionChoice = "vote"
+    fusion: FusionChoice = "both"
     slices: SliceConfig = SliceConfig()
     registration: RegistrationConfig = RegistrationConfig()
 

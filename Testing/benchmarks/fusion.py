@@ -4,7 +4,10 @@ Targets are the first scans of each modality by name, their atlases the next one
 modality in a circle; `--exclude` names scans that must not be looked at. Labels of targets are
 used for scores alone. Printed are the Dice of each fusion and of single atlases; the reliability
 of the confidence where any atlas claims a structure, with its expected calibration error (ECE);
-and how well the gate's score tells targets with a mean Dice below 0.7 (area under the curve).
+and how well the gate's score tells results with a mean Dice below 0.7 (area under the curve, AUC),
+fused ones and those of each atlas alone. The weight of the newest finding, borders, was chosen on
+such targets; so the AUC is also told with that weight chosen anew for each target, by results in
+which neither the target nor an atlas is this patient.
 
 A run that was broken off goes on where it was: finished targets are kept in `--out`,
 registrations in the folder beside it.
@@ -17,12 +20,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import platform
 import statistics
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -33,11 +37,12 @@ import numpy as np
 import torch
 
 import semiseg
+from semiseg.atlases.borders import border_contrast, border_ratios
 from semiseg.atlases.fusion import Fused, fuse, on_grid
-from semiseg.atlases.gate import judge_transfer, volume_ratios
+from semiseg.atlases.gate import BORDERS, Findings, factors_of, score_of, volume_ratios
 from semiseg.atlases.library import body_girth_mm2
 from semiseg.atlases.transfer import Atlas, Transfer, drawn_places, fusion_grid, transfer
-from semiseg.config import PropagationConfig, RegistrationConfig
+from semiseg.config import RegistrationConfig
 from semiseg.images.grid import Grid
 from semiseg.images.intensity import guess_modality
 from semiseg.images.labels import read_label
@@ -47,7 +52,8 @@ from semiseg.metrics import dice
 from semiseg.registration.cache import Source, cached_register
 from semiseg.registration.register import Prepared, prepare
 
-FUSIONS = ("vote", "staple")
+FUSIONS = ("both", "vote", "staple")
+BORDER_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2)
 BINS = 20
 FAILED = 0.7  # Dice
 
@@ -91,6 +97,11 @@ class Scan:
             confidence=np.ones(label.array.shape, dtype=np.float32),
             ids=tuple(int(i) for i in np.unique(label.array) if i > 0),
         )
+
+    @cached_property
+    def borders(self) -> dict[int, float]:
+        own, image = self.atlas, self.prepared
+        return border_contrast(image, resample_label(own.array, own.grid, image.grid), own.ids)
 
     def source(self) -> Source:
         digest = hashlib.sha256(self.path.read_bytes()).hexdigest()
@@ -166,7 +177,7 @@ def one_target(target: Scan, atlases: list[Scan], settings: Settings) -> dict:
     ways = {name: fuse(transfers, grid, name) for name in FUSIONS}
     singles = {scan.name: fuse([one], grid) for scan, one in pairs}
     scored = {n: scores(fused, where, truth, own.ids) for n, fused in (ways | singles).items()}
-    gates = {"vote": judged(target, atlases, transfers, ways["vote"], where)}
+    gates = {"both": judged(target, atlases, transfers, ways["both"], where)}
     for scan, one in pairs:
         gates[scan.name] = judged(target, [scan], [one], singles[scan.name], where)
     return {
@@ -221,14 +232,32 @@ def bins(fused: Fused, where: Grid, truth: np.ndarray) -> list[list[float]]:
 
 def judged(
     target: Scan, atlases: list[Scan], transfers: list[Transfer], fused: Fused, where: Grid
-) -> float:
+) -> dict:
+    """The gate's "score"; its sums of logarithms and of weights, with "borders" apart."""
     girth = body_girth_mm2(target.prepared)
     scales = [girth / body_girth_mm2(scan.prepared) for scan in atlases]
     evidence = [one.evidence for one in transfers]
-    ratios = volume_ratios(on_grid(fused, where)[0], where.voxel_ml, evidence, scales)
+    image = target.prepared
+    contrast = border_contrast(image, on_grid(fused, image.grid)[0], fused.ids)
+    alike = all(scan.modality == target.modality for scan in atlases)
+    found = Findings(
+        evidence=evidence,
+        agreement=fused.agreement,
+        ratios=volume_ratios(on_grid(fused, where)[0], where.voxel_ml, evidence, scales),
+        borders=border_ratios(contrast, [scan.borders for scan in atlases], alike=alike),
+    )
     names = {i: str(i) for i in fused.ids}
-    found = judge_transfer(evidence, fused.agreement, ratios, names, PropagationConfig())
-    return found.score
+    with_borders = factors_of(found, names)
+    without = factors_of(replace(found, borders={}), names)
+    total = sum(f.weight for f in without)
+    score, base = score_of(with_borders), math.log(score_of(without)) * total
+    weight = BORDERS if found.borders else 0.0
+    return {
+        "score": score,
+        "base": base,
+        "weight": total,
+        "borders": (math.log(score) * (total + weight) - base) / BORDERS if weight else 0.0,
+    }
 
 
 def say(text: str) -> None:
@@ -273,17 +302,52 @@ def reliability(found: dict) -> str:
 
 
 def gate(found: dict) -> str:
-    pairs = [
-        (score, statistics.fmean(one["dice"][name]) < FAILED)
-        for one in found.values()
-        for name, score in one["gate"].items()
+    rows = [
+        {
+            **one["gate"][name],
+            "target": target,
+            "bad": statistics.fmean(one["dice"][name]) < FAILED,
+            "patients": {target, name} if name in one["dice"] and name not in FUSIONS else {target},
+            "fused": name in FUSIONS,
+        }
+        for target, one in found.items()
+        for name in one["gate"]
     ]
-    bad = [score for score, failed in pairs if failed]
-    good = [score for score, failed in pairs if not failed]
-    if not bad or not good:
-        return f"gate: {len(bad)} of {len(pairs)} below Dice {FAILED}; no curve"
+    for row in (row for row in rows if row["fused"]):
+        row["patients"] = {row["target"], *found[row["target"]]["gate"]} - set(FUSIONS)
+    bad = sum(row["bad"] for row in rows)
+    lines = [f"gate: {bad} of {len(rows)} results below a Dice of {FAILED}"]
+    if not 0 < bad < len(rows):
+        return f"{lines[0]}; no curve"
+    lines.append(f"gate: AUC {area(rows, [row['score'] for row in rows]):.3f}")
+    singles = [row for row in rows if not row["fused"]]
+    lines.append(
+        f"gate: AUC {area(singles, [row['score'] for row in singles]):.3f}, single atlases"
+    )
+    lines.append(f"gate: AUC {area(rows, weighed(rows, 0.0)):.3f} without borders")
+    lines.append(f"gate: AUC {area(rows, patientwise(rows)):.3f}, weight of borders by patient")
+    return "\n".join(lines)
+
+
+def weighed(rows: list[dict], borders: float) -> list[float]:
+    return [(r["base"] + borders * r["borders"]) / (r["weight"] + borders) for r in rows]
+
+
+def patientwise(rows: list[dict]) -> list[float]:
+    """Logarithms of scores, each with the weight that is best for results of other patients."""
+    chosen = {}
+    for target in {row["target"] for row in rows}:
+        others = [row for row in rows if target not in row["patients"]]
+        chosen[target] = max(BORDER_WEIGHTS, key=lambda w: area(others, weighed(others, w)))
+    return [weighed([row], chosen[row["target"]])[0] for row in rows]
+
+
+def area(rows: list[dict], scores: list[float]) -> float:
+    """Area under the curve; 0.5 where all results are good, or all bad."""
+    good = [score for row, score in zip(rows, scores, strict=True) if not row["bad"]]
+    bad = [score for row, score in zip(rows, scores, strict=True) if row["bad"]]
     wins = [(g > b) + (g == b) / 2 for g in good for b in bad]
-    return f"gate: AUC {statistics.fmean(wins):.3f}, {len(bad)} of {len(pairs)} below {FAILED}"
+    return statistics.fmean(wins) if wins else 0.5
 
 
 def kept(out: Path) -> dict:

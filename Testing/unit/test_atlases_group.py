@@ -95,7 +95,7 @@ def test_a_descriptor_tells_bodies_apart_and_not_contrasts() -> None:
     one, pale, other = describe(body(0)), describe(body(0, -0.5)), describe(body(1))
     same, different = likeness(one, [pale, other])
     assert same > 0.8
-    assert different < 0.5
+    assert different < same - 0.05
 
 
 def test_an_image_without_a_body_is_like_nothing() -> None:
@@ -133,7 +133,7 @@ def test_descriptors_are_kept_by_content_and_not_by_case(
     config = PropagationConfig(registration=RegistrationConfig(spacing_mm=4.0, device="cpu"))
     first = Library(study, config).descriptor("c0")
     (path,) = (study.cache_dir / "descriptors").glob("*.npy")
-    assert "c0" not in path.name
+    assert len(path.stem) == 64  # a digest
     study.annotate("c0", np.zeros((10, 16, 16), np.uint16), plane="axial", indices=(3,))
     again = Library(study, config)
     monkey = np.load(path) * 0
@@ -276,8 +276,8 @@ def test_rings_are_read_as_they_were_kept_and_damaged_ones_are_none(tmp_path: Pa
         text.replace('"edges"', '"sides"'),
         text.replace('"miss_mm": {', '"miss_mm": 3, "more": {'),
         text.replace('"algorithm": ', '"algorithm": 1'),
-        '{"algorithm": 3, "triangles": 4}',
-        '{"algorithm": 3, "triangles": [4]}',
+        '{"algorithm": 4, "triangles": 4}',
+        '{"algorithm": 4, "triangles": [4]}',
     ):
         path.write_text(damaged)
         assert rings.of(["t"]) == ()

@@ -9,12 +9,13 @@ import pytest
 
 from semiseg.atlases.filling import CaseFill
 from semiseg.atlases.fusion import fuse, local_weights, on_grid
-from semiseg.atlases.gate import judge_fill, judge_transfer
+from semiseg.atlases.gate import Findings, judge_fill, judge_transfer
 from semiseg.atlases.transfer import Atlas, Evidence, Transfer, drawn_places, fusion_grid
 from semiseg.config import PropagationConfig
 from semiseg.errors import ConfigError
 from semiseg.images.grid import Grid
 from semiseg.slices.fill import StructureFill
+from semiseg.study.case import GateRecord
 
 NAMES = {1: "liver", 2: "spleen"}
 CONFIG = PropagationConfig()
@@ -33,6 +34,16 @@ GRID = Grid(
 )
 
 
+def judged(
+    evidence: list[Evidence],
+    agreement: dict[int, float],
+    ratios: dict[int, float],
+    **others: dict[int, float],
+) -> GateRecord:
+    found = Findings(evidence=evidence, agreement=agreement, ratios=ratios, **others)
+    return judge_transfer(found, NAMES, CONFIG)
+
+
 def filled(**dice: float) -> CaseFill:
     names = {name: number for number, name in NAMES.items()}
     return CaseFill(
@@ -48,7 +59,7 @@ def filled(**dice: float) -> CaseFill:
 
 
 def test_good_evidence_is_accepted_with_a_word_of_why() -> None:
-    gate = judge_transfer([GOOD], {}, {1: 1.0, 2: 1.1}, NAMES, CONFIG)
+    gate = judged([GOOD], {}, {1: 1.0, 2: 1.1})
     assert gate.verdict == "accept"
     assert gate.score > 0.9
     assert "fit together" in gate.reasons[0]
@@ -66,28 +77,43 @@ def test_good_evidence_is_accepted_with_a_word_of_why() -> None:
     ],
 )
 def test_each_weakness_lowers_the_score_and_is_said(change: dict[str, float], words: str) -> None:
-    best = judge_transfer([GOOD], {}, {1: 1.0}, NAMES, CONFIG)
-    gate = judge_transfer([replace(GOOD, **change)], {}, {1: 1.0}, NAMES, CONFIG)
+    best = judged([GOOD], {}, {1: 1.0})
+    gate = judged([replace(GOOD, **change)], {}, {1: 1.0})
     assert gate.score < best.score
     assert any(words in reason for reason in gate.reasons)
 
 
 def test_implausible_volumes_and_quarrelling_atlases_are_named() -> None:
-    gate = judge_transfer([GOOD, GOOD], {1: 0.9, 2: 0.2}, {1: 1.0, 2: 3.0}, NAMES, CONFIG)
+    gate = judged([GOOD, GOOD], {1: 0.9, 2: 0.2}, {1: 1.0, 2: 3.0})
     assert any("spleen is 3.0 times as large" in reason for reason in gate.reasons)
     assert any("disagree on spleen" in reason for reason in gate.reasons)
     assert not any("liver" in reason for reason in gate.reasons)
 
 
+def test_labels_whose_borders_are_none_in_the_image_are_doubted() -> None:
+    sound = judged([GOOD], {}, {1: 1.0}, borders={1: 1.3, 2: 0.9})
+    blurred = judged([GOOD], {}, {1: 1.0}, borders={1: 1.0, 2: -0.5})
+    assert sound.score > blurred.score
+    assert any("spleen stands out from its surroundings less" in r for r in blurred.reasons)
+    assert sound.score == pytest.approx(judged([GOOD], {}, {1: 1.0}).score, abs=0.03)
+
+
+def test_rings_that_do_not_lead_home_lower_the_score() -> None:
+    home = judged([GOOD], {}, {1: 1.0}, misses_mm={1: 2.0, 2: 3.0})
+    astray = judged([GOOD], {}, {1: 1.0}, misses_mm={1: 30.0, 2: 3.0})
+    assert home.score > astray.score
+    assert any("over another case misses liver by 30 mm" in r for r in astray.reasons)
+
+
 def test_bad_evidence_is_rejected_and_middling_weighted_down() -> None:
     bad = replace(GOOD, similarity=0.85, inverse_error_mm=30.0, ways_apart_mm=50.0)
-    assert judge_transfer([bad], {}, {1: 0.2}, NAMES, CONFIG).verdict == "reject"
+    assert judged([bad], {}, {1: 0.2}).verdict == "reject"
     middling = replace(GOOD, similarity=0.92, inverse_error_mm=2.0, ways_apart_mm=35.0)
-    assert judge_transfer([middling], {}, {1: 1.2}, NAMES, CONFIG).verdict == "down_weight"
+    assert judged([middling], {}, {1: 1.2}).verdict == "down_weight"
 
 
 def test_a_missing_structure_does_not_break_the_gate() -> None:
-    gate = judge_transfer([GOOD], {1: 0.0}, {1: 0.0}, NAMES, CONFIG)
+    gate = judged([GOOD], {1: 0.0}, {1: 0.0})
     assert 0 <= gate.score < 0.7
 
 

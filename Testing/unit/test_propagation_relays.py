@@ -10,6 +10,7 @@ import pytest
 
 from semiseg import propagation
 from semiseg.atlases import lending
+from semiseg.atlases.gate import Findings
 from semiseg.atlases.records import CaseOutcome
 from semiseg.config import PropagationConfig, RegistrationConfig
 from semiseg.errors import CancelledError
@@ -72,11 +73,11 @@ class Planted:
         )
 
 
-def judged(evidence, agreement, ratios, names, config, *, misses_mm=None):  # type: ignore[no-untyped-def]
+def judged(found: Findings, names: Mapping[int, str], config: PropagationConfig) -> GateRecord:
     """A gate that looks at the two searches only, so that what is planted decides."""
-    score = 0.9 if max(one.ways_apart_mm for one in evidence) < 50 else 0.4
+    score = 0.9 if max(one.ways_apart_mm for one in found.evidence) < 50 else 0.4
     verdict = "accept" if score >= config.accept_above else "reject"
-    words = tuple(f"{names[i]} misses by {mm:.0f} mm" for i, mm in (misses_mm or {}).items())
+    words = tuple(f"{names[i]} misses by {mm:.0f} mm" for i, mm in found.misses_mm.items())
     return GateRecord(verdict=verdict, score=score, reasons=words or ("planted",))  # type: ignore[arg-type]
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from semiseg.atlases.staple import staple
 from semiseg.atlases.transfer import Transfer
@@ -16,6 +17,7 @@ from semiseg.images.grid import Grid
 from semiseg.images.resampling import resample_image
 
 Volume = NDArray[np.float32]
+_BLUR_MM = 2.0
 _SHARPNESS = 0.5  # of the usual distance: this much more of it divides a vote by e
 
 
@@ -37,13 +39,17 @@ def fuse(transfers: Sequence[Transfer], grid: Grid, method: FusionChoice = "vote
     """Local weighted voting (Artaechevarria et al. 2009), on contrast-free image distances.
 
     An atlas votes on its own structures only, as surely as it knows them itself. With the method
-    "staple" votes of atlases that are often outvoted count less, or for the contrary.
+    "staple" votes of atlases that are often outvoted count less, or for the contrary; "both" is
+    the mean of the two ways, its borders blurred by as much as registrations are unsure of them.
     """
     weights = local_weights([transfer.distance for transfer in transfers])
     ids = tuple(sorted({i for transfer in transfers for i in transfer.ids}))
+    spacing_mm = np.asarray(grid.spacing_mm_zyx)
     share = np.zeros((len(ids), *grid.shape_zyx), dtype=np.float32)
     for row, structure_id in enumerate(ids):
-        share[row] = _share(transfers, weights, structure_id, method)
+        share[row] = _fused_share(transfers, weights, structure_id, method)
+        if method == "both" and len(transfers) > 1:
+            share[row] = ndimage.gaussian_filter(share[row], _BLUR_MM / spacing_mm, mode="nearest")
     known = [w * t.confidence for w, t in zip(weights, transfers, strict=True)]
     return Fused(
         ids=ids,
@@ -78,6 +84,16 @@ def on_grid(fused: Fused, target: Grid) -> tuple[NDArray[np.uint16], Volume]:
     edge = float(np.median(fused.sureness))
     sureness = resample_image(fused.sureness, fused.grid, target, fill=edge)
     return array, np.clip(np.maximum(best, background) * sureness, 0, 1)
+
+
+def _fused_share(
+    transfers: Sequence[Transfer], weights: Volume, structure_id: int, method: FusionChoice
+) -> Volume:
+    if method != "both":
+        return _share(transfers, weights, structure_id, method)
+    voted = _share(transfers, weights, structure_id, "vote")
+    estimated = _share(transfers, weights, structure_id, "staple")
+    return np.asarray((voted + estimated) / 2, dtype=np.float32)
 
 
 def _share(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ _GIRTH_POWER = 0.5  # organs grow less than bodies do, and fields of view cut bo
 _VOTE_GAIN = 0.15  # by so much a vote is better than two of its atlases agree
 # Similarity of features where labels land: of pairs that failed, and of the best ones.
 _UNLIKE, _ALIKE = 0.89, 0.95
+BORDERS = 0.4
+_BLURRED = 0.2
 _RINGS = 0.2
 _RING_MM = 40.0
 _LOW = 0.6  # below, a factor is told as a reason
@@ -59,37 +61,55 @@ def judge_fill(fill: CaseFill, names: Mapping[int, str], config: PropagationConf
     return GateRecord(verdict=verdict, score=round(score, 3), reasons=tuple(reasons))
 
 
-def judge_transfer(
-    evidence: Sequence[Evidence],
-    agreement: Mapping[int, float],
-    ratios: Mapping[int, float],
-    names: Mapping[int, str],
-    config: PropagationConfig,
-    *,
-    misses_mm: Mapping[int, float] | None = None,
-) -> GateRecord:
-    """Labels from atlases: `ratios` are volumes found by those expected for this body size.
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What is known of labels from atlases, per structure but for `evidence`, one per atlas.
 
-    `misses_mm` per structure are those of rings of registrations, where there are any.
+    `ratios` are volumes found by those expected for this body size, `borders` the same of the
+    contrast at borders; `agreement` is the Dice among atlases; `misses_mm` those of rings of
+    registrations, where there are any.
     """
-    factors = [
-        _folding(evidence),
-        _there_and_back(evidence),
-        _ways(evidence),
-        _image(evidence),
-        _start(evidence),
-        *_volumes(ratios, names),
-        *_voices(agreement, names),
-        *_rings(misses_mm or {}, names),
-    ]
-    total = sum(factor.weight for factor in factors)
-    score = math.exp(sum(f.weight * math.log(max(f.value, 1e-3)) for f in factors) / total)
+
+    evidence: Sequence[Evidence]
+    agreement: Mapping[int, float]
+    ratios: Mapping[int, float]
+    borders: Mapping[int, float] = field(default_factory=dict)
+    misses_mm: Mapping[int, float] = field(default_factory=dict)
+
+
+def judge_transfer(
+    found: Findings, names: Mapping[int, str], config: PropagationConfig
+) -> GateRecord:
+    """Labels from atlases; `names` are the structures'."""
+    factors = factors_of(found, names)
+    score = score_of(factors)
     return GateRecord(
         verdict=_verdict(score, config),
         score=round(score, 3),
         reasons=tuple(factor.words for factor in factors if factor.value < _LOW)
         or ("images, volumes and atlases fit together",),
     )
+
+
+def factors_of(found: Findings, names: Mapping[int, str]) -> list[Factor]:
+    """All that speaks for or against."""
+    return [
+        _folding(found.evidence),
+        _there_and_back(found.evidence),
+        _ways(found.evidence),
+        _image(found.evidence),
+        _start(found.evidence),
+        *_volumes(found.ratios, names),
+        *_borders(found.borders, names),
+        *_voices(found.agreement, names),
+        *_rings(found.misses_mm, names),
+    ]
+
+
+def score_of(factors: Sequence[Factor]) -> float:
+    """Their weighted geometric mean."""
+    total = sum(factor.weight for factor in factors)
+    return math.exp(sum(f.weight * math.log(max(f.value, 1e-3)) for f in factors) / total)
 
 
 def volume_ratios(
@@ -164,6 +184,17 @@ def _volumes(ratios: Mapping[int, float], names: Mapping[int, str]) -> list[Fact
         words = f"{names[structure_id]} is {ratio:.1f} times as large as expected for this body"
         found.append(Factor(value=value, weight=0.2 / len(ratios), words=words))
     return found
+
+
+def _borders(ratios: Mapping[int, float], names: Mapping[int, str]) -> list[Factor]:
+    return [
+        Factor(
+            value=min(max(ratio, _BLURRED), 1.0),
+            weight=BORDERS / len(ratios),
+            words=f"{names[structure_id]} stands out from its surroundings less than in the atlas",
+        )
+        for structure_id, ratio in ratios.items()
+    ]
 
 
 def _voices(agreement: Mapping[int, float], names: Mapping[int, str]) -> list[Factor]:

@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from semiseg.atlases.borders import border_contrast, border_ratios
 from semiseg.atlases.fusion import Fused, fuse, on_grid
-from semiseg.atlases.gate import judge_transfer, volume_ratios
+from semiseg.atlases.gate import Findings, judge_transfer, volume_ratios
 from semiseg.atlases.library import Library, body_girth_mm2
 from semiseg.atlases.proposal import Proposal
 from semiseg.atlases.transfer import Transfer, drawn_places, fusion_grid, transfer
@@ -43,14 +44,14 @@ class Lending:
         turn = canonical(case.grid)
         transfers, fused = self._fused(case, asked, ways)
         array, confidence = on_grid(fused, turn.grid)
-        gate = judge_transfer(
-            [t.evidence for t in transfers],
-            fused.agreement,
-            self._volume_ratios(case, array, transfers),
-            self._names,
-            self._config,
+        findings = Findings(
+            evidence=[t.evidence for t in transfers],
+            agreement=fused.agreement,
+            ratios=self._volume_ratios(case, array, transfers),
+            borders=self._border_ratios(case, fused, tuple(ways)),
             misses_mm=misses_mm or {},
         )
+        gate = judge_transfer(findings, self._names, self._config)
         # Votes of several atlases are calibrated as they are; a single one cannot be outvoted.
         factor = gate.score / (1 if gate.verdict == "accept" else 2)
         if gate.verdict == "accept" and len(ways) >= _A_JURY:
@@ -82,6 +83,16 @@ class Lending:
             for atlas, result in zip(atlases, results, strict=True)
         ]
         return transfers, fuse(transfers, grid, self._config.fusion)
+
+    def _border_ratios(
+        self, case: Case, fused: Fused, lenders: tuple[str, ...]
+    ) -> dict[int, float]:
+        image = self._library.prepared(case.id)
+        found = border_contrast(image, on_grid(fused, image.grid)[0], fused.ids)
+        expected = [self._library.borders(lender) for lender in lenders]
+        asked = [{i: one[i] for i in one if i in fused.ids} for one in expected]
+        alike = all(self._library.prepared(i).modality == case.modality for i in lenders)
+        return border_ratios(found, asked, alike=alike)
 
     def _volume_ratios(
         self, case: Case, array: NDArray[np.uint16], transfers: Sequence[Transfer]

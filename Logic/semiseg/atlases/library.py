@@ -8,12 +8,14 @@ from functools import cache, lru_cache
 
 import numpy as np
 
+from semiseg.atlases.borders import border_contrast
 from semiseg.atlases.descriptor import ALGORITHM, Vector, describe, kept_descriptor, likeness
 from semiseg.atlases.filling import CaseFill, done_ids, fill_case, human_voxels
 from semiseg.atlases.records import content_key, human_key
 from semiseg.atlases.transfer import Atlas
 from semiseg.config import Modality, PropagationConfig, to_json
 from semiseg.errors import NotEnoughLabelsError
+from semiseg.images.resampling import resample_label
 from semiseg.registration.cache import Source
 from semiseg.registration.landmarks import landmark_map
 from semiseg.registration.prepared import Prepared
@@ -36,6 +38,7 @@ class Library:
         self.fill: Callable[[str], CaseFill] = lru_cache(_IN_MEMORY)(self._fill)
         self.prepared: Callable[[str], Prepared] = lru_cache(4 * _IN_MEMORY)(self._prepared)
         self.descriptor: Callable[[str], Vector] = cache(self._descriptor)
+        self.borders: Callable[[str], dict[int, float]] = cache(self._borders)
         self.lent_ids: Callable[[str], tuple[int, ...]] = cache(self._lent_ids)
         self.annotated: Callable[[], tuple[str, ...]] = cache(self._annotated)
         self._hands_on: Callable[[Modality], tuple[str, ...]] = cache(self._handing_on)
@@ -160,6 +163,13 @@ class Library:
         label = self._study.label(case_id)
         drawn = () if label is None else np.unique(label.array[human_voxels(label)])
         return tuple(i for i in self.ids(label) if i in drawn)
+
+    def _borders(self, case_id: str) -> dict[int, float]:
+        """How its structures stand out in the case itself."""
+        atlas, image = self.atlas(case_id), self.prepared(case_id)
+        return border_contrast(
+            image, resample_label(atlas.array, atlas.grid, image.grid), atlas.ids
+        )
 
     def _descriptor(self, case_id: str) -> Vector:
         """Kept in the study's cache, by content."""
