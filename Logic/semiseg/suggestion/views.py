@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -31,7 +32,7 @@ class CaseView:
     doubts: Doubts
     places: Places | None = None
 
-    @property
+    @cached_property
     def turned(self) -> Turned:
         """The case's slices, counted along the patient."""
         return Turned(self.case.grid)
