@@ -312,6 +312,17 @@ def test_a_folded_section_costs_no_jobs(session: Any, jobs: Any, until: Until) -
     assert not [one for one in jobs.commands if one[:2] == ["history", "list"]]
 
 
+def test_versions_of_a_case_that_is_no_longer_shown_are_not_listed_under_another(
+    session: Any,
+) -> None:
+    texts_of = dict.fromkeys(("created", "what", "name", "problem"), "")
+    line = {**texts_of, "kind": "label", "number": 1, "bytes": 1, "pinned": False, "newest": True}
+    told = [{**line, "case": "c0"}, {**line, "case": session.current}]
+    answer = Event(kind="result", phase="end", data={"versions": told})
+    session._versions_ended(None, answer)
+    assert [one.case for one in session.versions] == ["c1"]
+
+
 def test_a_failure_is_told(session: Any) -> None:
     failed = Event(kind="error", phase="end", message="no such version")
     from SemiSegModuleLib.tasks import Task
