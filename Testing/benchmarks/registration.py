@@ -1,11 +1,16 @@
 """One atlas onto another patient: Dice of the atlas' labels carried over, per pair of scans.
 
 Methods: `centres` puts the volumes' middles together, `start` is SemiSeg's placement and size
-alone, `semiseg` the whole registration, `convexadam` a peer (if the package convexAdam is
-installed) with its own defaults, given SemiSeg's start. Labels are compared on the fixed scan in
-voxels of about the working spacing; folding is counted in the fixed body. Seconds are those of
-this process for one pair, without reading the files; those of making the features of both scans
-count too.
+alone, `semiseg` the whole registration; the others are peers with their own defaults, each given
+SemiSeg's start (see registration_peers.py): convexadam, demons, bspline, elastix, ants. `all` is
+start, semiseg and every peer that is installed. Labels are compared on the fixed scan in voxels of
+about the working spacing; folding is counted in the fixed body. `seconds` are processor seconds
+of this process for one pair without reading the files: preparing both scans, the start, and the
+method; `own_seconds` leave out, for a peer, what SemiSeg does for it. The second table compares
+each pair with ConvexAdam on the same pair.
+
+All methods of a pair run one after another, pairs of the groups take turns, and the result is
+written after each pair: the same command goes on where it was stopped.
 
 `--data` holds NAME_image.nii.gz and NAME_label.nii.gz at any depth. `--pairs` is a JSON file
 {"pairs": {group: [[moving, fixed], ...]}}. The script uses labels for scores
@@ -17,6 +22,7 @@ alone; SemiSeg's defaults were once chosen on abdominal pairs, so measure on oth
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -34,6 +40,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import SimpleITK as sitk
 import torch
+from registration_peers import NEEDS, ONE_MODALITY, PEERS, installed
+from registration_tables import REFERENCE, compared_table, key, table
 
 import semiseg
 from semiseg.config import RegistrationConfig
@@ -55,7 +63,7 @@ from semiseg.registration.register import (
 )
 from semiseg.registration.start import Start
 
-METHODS = ("centres", "start", "semiseg", "convexadam")
+METHODS = ("centres", "start", "semiseg", *PEERS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,15 +94,42 @@ def main() -> int:
     settings = parse()
     torch.set_num_threads(settings.threads)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(settings.threads)
-    rows: list[dict] = []
-    for group, pairs in chosen_pairs(settings).items():
-        for moving, fixed in pairs[: settings.limit]:
-            for seed in range(settings.seeds):
-                rows += pair_rows(group, moving, fixed, seed, settings)
-            say(f"{group} {moving} to {fixed}: {last_dice(rows)}")
-            save(Path(settings.out), {"settings": describe(settings), "rows": rows})
+    rows = earlier(settings)
+    done = {key(row) for row in rows}
+    for (group, moving, fixed), seed in itertools.product(order(settings), range(settings.seeds)):
+        left = [m for m in settings.methods if (group, moving, fixed, seed, m) not in done]
+        if not left:
+            continue
+        rows += pair_rows(group, moving, fixed, seed, left, settings)
+        say(f"{group} {moving} to {fixed}: {last_dice(rows)}")
+        save(Path(settings.out), {"settings": describe(settings), "rows": rows})
     print(table(rows))
+    if any(row["method"] == REFERENCE for row in rows):
+        print("\n" + compared_table(rows))
     return 0
+
+
+def earlier(settings: Settings) -> list[dict]:
+    """What an earlier run with the same settings left; other settings are refused."""
+    path = Path(settings.out)
+    if not path.exists():
+        return []
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    now = describe(settings)
+    for name in ("data", "pairs", "device", "threads", "registration", "semiseg", "torch"):
+        if kept["settings"][name] != now[name]:
+            sys.exit(f"{path} was made with another {name}: give --out another name or remove it")
+    return kept["rows"]
+
+
+def order(settings: Settings) -> list[tuple[str, str, str]]:
+    """The pairs, those of the groups in turn."""
+    groups = chosen_pairs(settings)
+    columns = [
+        [(group, moving, fixed) for moving, fixed in pairs[: settings.limit]]
+        for group, pairs in groups.items()
+    ]
+    return [pair for row in itertools.zip_longest(*columns) for pair in row if pair]
 
 
 def parse() -> Settings:
@@ -105,7 +140,7 @@ def parse() -> Settings:
     parser.add_argument("--pairs", required=True, help="JSON file with the pairs")
     parser.add_argument("--out", required=True, help="JSON file")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--methods", default="start,semiseg", help=", ".join(METHODS))
+    parser.add_argument("--methods", default="start,semiseg", help=", ".join(("all", *METHODS)))
     parser.add_argument("--groups", default="", help="only these groups of the file")
     parser.add_argument("--exclude", default="", help="leave out pairs with any of these scans")
     parser.add_argument("--limit", type=int, help="at most so many pairs of a group")
@@ -115,9 +150,13 @@ def parse() -> Settings:
     given = vars(parser.parse_args())
     for name in ("methods", "groups", "exclude"):
         given[name] = tuple(part for part in given[name].split(",") if part)
+    if given["methods"] == ("all",):
+        given["methods"] = ("start", "semiseg", *installed())
     unknown = set(given["methods"]) - set(METHODS)
     if unknown:
         parser.error(f"no method {', '.join(sorted(unknown))}; there are {', '.join(METHODS)}")
+    for name in set(given["methods"]) & set(PEERS) - set(installed()):
+        parser.error(f"{name} needs the package {NEEDS[name]}; install it or leave it out")
     if given["quick"]:
         given |= {"seeds": 1, "limit": 1}
     return Settings(**given)
@@ -134,15 +173,22 @@ def chosen_pairs(settings: Settings) -> dict[str, list[list[str]]]:
 
 
 def pair_rows(
-    group: str, moving_name: str, fixed_name: str, seed: int, settings: Settings
+    group: str,
+    moving_name: str,
+    fixed_name: str,
+    seed: int,
+    methods: list[str],
+    settings: Settings,
 ) -> list[dict]:
     fixed = scan(settings.data, fixed_name, settings.device)
     moving = scan(settings.data, moving_name, settings.device)
     config = RegistrationConfig(device=settings.device, seed=seed)
     grid, reference = compared(fixed.label, config.spacing_mm)
     rows = []
-    for method in settings.methods:
-        found = run(method, fixed, moving, config)
+    for method in methods:
+        if method in ONE_MODALITY and fixed.modality != moving.modality:
+            continue
+        found = run(method, fixed, moving, config, settings.threads)
         carried = warp_label(moving.label.array, moving.label.grid, found.field, grid)
         common = {
             "case": fixed_name,
@@ -153,6 +199,7 @@ def pair_rows(
             "seed": seed,
             "folded": folded_fraction(found.field, fixed.prepared.mask),
             "seconds": round(found.seconds, 2),
+            "own_seconds": round(found.own_seconds, 2),
             **found.extra,
         }
         ids = [int(i) for i in np.unique(reference) if i > 0]
@@ -193,12 +240,14 @@ def compared(label: LabelMap, spacing_mm: float) -> tuple[Grid, np.ndarray]:
 class Found:
     field: Field
     seconds: float
+    own_seconds: float
     extra: dict
 
 
-def run(method: str, fixed: Scan, moving: Scan, config: RegistrationConfig) -> Found:
+def run(method: str, fixed: Scan, moving: Scan, config: RegistrationConfig, threads: int) -> Found:
     clock, wall = time.process_time(), time.perf_counter()
-    extra = {}
+    prepared = fixed.seconds + moving.seconds
+    shared, extra = 0.0, {}
     if method == "semiseg":
         result = register(fixed.prepared, moving.prepared, config)
         field = result.field
@@ -212,11 +261,12 @@ def run(method: str, fixed: Scan, moving: Scan, config: RegistrationConfig) -> F
     else:
         start = best_start(fixed.prepared, moving.prepared, config)
         field = started(fixed.prepared.grid, start)
-        if method == "convexadam":
-            field = convexadam(fixed.prepared, moving.prepared, field)
-    seconds = time.process_time() - clock + fixed.seconds + moving.seconds
+        if method in PEERS:
+            shared = prepared + time.process_time() - clock
+            field = onward(method, fixed.prepared, moving.prepared, field, threads)
+    seconds = time.process_time() - clock + prepared
     extra["wall_seconds"] = round(time.perf_counter() - wall, 2)
-    return Found(field=field, seconds=seconds, extra=extra)
+    return Found(field=field, seconds=seconds, own_seconds=seconds - shared, extra=extra)
 
 
 def shifted(grid: Grid, offset_mm_lps: np.ndarray) -> Field:
@@ -234,20 +284,15 @@ def started(grid: Grid, start: Start) -> Field:
     return Field(displacement_mm=np.ascontiguousarray(parts), grid=grid)
 
 
-def convexadam(fixed: Prepared, moving: Prepared, start: Field) -> Field:
-    """The peer on the same volumes, from the same start."""
-    try:
-        from convexAdam.convex_adam_MIND import convex_adam_pt
-    except ImportError:
-        sys.exit("the method convexadam needs the package convexAdam; install it or leave it out")
+def onward(peer: str, fixed: Prepared, moving: Prepared, start: Field, threads: int) -> Field:
+    """What the peer finds from the start, and the start."""
     fill = float(moving.array.min())
     brought = warp_image(moving.array, moving.grid, start, fixed.grid, fill)
-    voxels_zyx = convex_adam_pt(fixed.array, brought, device=torch.device("cpu"))
-    own = (np.moveaxis(voxels_zyx, -1, 0)[::-1] * fixed.spacing_mm).astype(np.float32)
+    own = PEERS[peer](fixed.array, brought, fixed.grid, threads).astype(np.float32)
     z, y, x = np.meshgrid(*map(np.arange, fixed.grid.shape_zyx), indexing="ij")
     world = fixed.grid.to_world(np.stack([x, y, z], axis=-1).astype(float))
-    onward = start.at(world + np.moveaxis(own, 0, -1))
-    total = own + np.moveaxis(onward, -1, 0)
+    further = start.at(world + np.moveaxis(own, 0, -1))
+    total = own + np.moveaxis(further, -1, 0)
     return Field(displacement_mm=np.ascontiguousarray(total), grid=fixed.grid)
 
 
@@ -278,38 +323,6 @@ def save(out: Path, content: dict) -> None:
     temporary = out.with_name(out.name + ".part")
     temporary.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
     temporary.replace(out)
-
-
-def table(rows: list[dict]) -> str:
-    """Mean Dice over structures and pairs, spread over pairs."""
-    names = sorted({row["structure"] for row in rows}, key=int)
-    head = ["group", "method", "pairs", *names, "mean", "sd", "worst", "HD95 mm", "folded %"]
-    head += ["CPU s"]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for group, method in dict.fromkeys((row["group"], row["method"]) for row in rows):
-        own = [r for r in rows if (r["group"], r["method"]) == (group, method)]
-        lines.append("| " + " | ".join([group, method, *cells(own, names)]) + " |")
-    return "\n".join(lines)
-
-
-def cells(rows: list[dict], names: list[str]) -> list[str]:
-    valid = [row for row in rows if row["dice"] is not None]
-    pairs: dict[tuple, list[dict]] = {}
-    for row in valid:
-        pairs.setdefault((row["atlas"], row["case"], row["seed"]), []).append(row)
-    means = [statistics.fmean(row["dice"] for row in own) for own in pairs.values()]
-    organs = [[row["dice"] for row in valid if row["structure"] == name] for name in names]
-    distances = [row["hd95_mm"] for row in valid if row["hd95_mm"] is not None]
-    return [
-        str(len({pair[:2] for pair in pairs})),
-        *(f"{statistics.fmean(values):.3f}" if values else "-" for values in organs),
-        f"{statistics.fmean(means):.3f}",
-        f"{statistics.stdev(means):.3f}" if len(means) > 1 else "-",
-        f"{min(means):.2f}",
-        f"{statistics.fmean(distances):.1f}" if distances else "-",
-        f"{100 * statistics.fmean(own[0]['folded'] for own in pairs.values()):.3f}",
-        f"{statistics.fmean(own[0]['seconds'] for own in pairs.values()):.1f}",
-    ]
 
 
 def say(text: str) -> None:
