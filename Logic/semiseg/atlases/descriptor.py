@@ -17,21 +17,21 @@ from semiseg.study.storage import make_folder, write_bytes_atomic
 Vector = NDArray[np.float32]
 CELLS_ZYX = (6, 5, 6)  # of the body's bounding box
 # Counts up whenever descriptors change, so that kept ones are not mistaken for new ones.
-ALGORITHM = 1
+ALGORITHM = 2
 
 
 def describe(image: Prepared) -> Vector:
     """The overview's features, averaged over cells of the body; of length 1, (2160,).
 
-    Depends on the image alone. What all cells share is taken off first: it tells noise and
-    blur, not anatomy. Zeros where no body was found.
+    Depends on the image alone. Skin is left out, where all bodies resemble each other. What all
+    cells share is taken off: it tells noise and blur, not anatomy. Zeros where no body was found.
     """
     overview = image.overview
     body = overview.mask
     if not bool(body.any()):
         return np.zeros(overview.table.shape[1] * int(np.prod(CELLS_ZYX)), dtype=np.float32)
     box = tuple(_span(body, axis) for axis in range(3))
-    mask = body[box].float()[None]
+    mask = _core(body)[box].float()[None]
     features = overview.volume[(slice(None), *box)] * mask
     cells, covered = (functional.adaptive_avg_pool3d(part, CELLS_ZYX) for part in (features, mask))
     seen = covered > 0
@@ -68,6 +68,13 @@ def _read(path: Path) -> Vector | None:
         return None
     sound = isinstance(found, np.ndarray) and found.dtype == np.float32 and found.ndim == 1
     return found if sound and bool(np.isfinite(found).all()) else None
+
+
+def _core(body: torch.Tensor) -> torch.Tensor:
+    """The body without its outermost nodes, or all of it where nothing else is left."""
+    outside = functional.max_pool3d((~body)[None].float(), 3, stride=1, padding=1)[0] > 0.5
+    core = body & ~outside
+    return core if bool(core.any()) else body
 
 
 def _span(body: torch.Tensor, axis: int) -> slice:

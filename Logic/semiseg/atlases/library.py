@@ -27,6 +27,7 @@ from semiseg.study.study import Study
 
 _IN_MEMORY = 8
 _SHORTLIST = 3  # times as many atlases as are wanted are looked at closely
+_EXTENT = 0.5  # of likeness, for each factor e by which a side of the images differs
 _SAME_MODALITY = 0.3  # worth this much certainty of the start
 
 
@@ -134,14 +135,17 @@ class Library:
         return tuple(sorted(near, key=promise, reverse=True))
 
     def nearest(self, target: Case, others: Sequence[str], count: int) -> tuple[str, ...]:
-        """The `count` most alike of `others` by descriptor, those of the same modality first."""
+        """The `count` most like `target` by descriptor and extent; its own modality comes first."""
         if len(others) <= count:
             return tuple(others)
         cases = self._study.cases
         alike = likeness(self.descriptor(target.id), [self.descriptor(i) for i in others])
         order = sorted(
             range(len(others)),
-            key=lambda k: (cases[others[k]].modality != target.modality, -float(alike[k])),
+            key=lambda k: (
+                cases[others[k]].modality != target.modality,
+                _EXTENT * _unlike(cases[others[k]], target) - float(alike[k]),
+            ),
         )
         return tuple(others[k] for k in order[:count])
 
@@ -187,6 +191,12 @@ class Library:
     def _prepared(self, case_id: str) -> Prepared:
         case = self._study.cases[case_id]
         return prepare(self._study.image(case_id), case.modality, self._config.registration)
+
+
+def _unlike(one: Case, other: Case) -> float:
+    """How far the extents of two images differ, as logarithms."""
+    sizes = [np.multiply(case.grid.size_xyz, case.grid.spacing_mm_xyz) for case in (one, other)]
+    return float(np.abs(np.log(sizes[0] / sizes[1])).sum())
 
 
 def body_girth_mm2(image: Prepared) -> float:
