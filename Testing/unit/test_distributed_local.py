@@ -278,3 +278,12 @@ def test_a_registration_that_fails_leaves_the_other_cases(
     ):
         propagate_over(study, PropagationConfig(), executor, events.append)
     assert [event.data["case"] for event in events if "error" in event.data] == ["c1", "c2"]
+
+
+@pytest.mark.parametrize("workers", [None, 1])
+def test_an_executor_that_is_left_by_an_error_is_cancelled(workers: int | None) -> None:
+    executor = chosen_executor(Engine(workers=workers))
+    with pytest.raises(ConfigError), executor:
+        raise ConfigError("on the way")
+    with pytest.raises(CancelledError):
+        next(executor.map([Task(function=ECHO, arguments={"value": 1})]))
