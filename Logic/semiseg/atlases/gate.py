@@ -23,7 +23,7 @@ _VOTE_GAIN = 0.15  # by so much a vote is better than two of its atlases agree
 _UNLIKE, _ALIKE = 0.89, 0.95
 BORDERS = 0.4
 _BLURRED = 0.2
-_RINGS = 0.2
+_RINGS = 0.1  # more gained nothing
 _RING_MM = 40.0
 _LOW = 0.6  # below, a factor is told as a reason
 
