@@ -269,7 +269,7 @@ class _Run:
     def _surroundings(self, plan: Plan) -> Surroundings:
         """What surrounds the case; the rings are kept, for other cases and for later."""
         self._done(0, f"{plan.id}: looking for a case to reach it by")
-        found = self._relaying.surroundings(plan, self._records)
+        found = self._relaying.surroundings(plan, self._records, self._direct)
         self._rings.keep(plan.id, found.rings)
         self._done(1, f"{plan.id}: its surroundings are known")
         return found

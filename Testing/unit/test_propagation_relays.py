@@ -69,14 +69,15 @@ class Planted:
             start_certainty=1.0,
             start_reason="planted",
             seconds=0.0,
-            ways_apart_mm=60.0 if error_mm else 1.0,
+            ways_apart_mm=1.0 + 2 * error_mm,
         )
 
 
 def judged(found: Findings, names: Mapping[int, str], config: PropagationConfig) -> GateRecord:
     """A gate that looks at the two searches only, so that what is planted decides."""
-    score = 0.9 if max(one.ways_apart_mm for one in found.evidence) < 50 else 0.4
-    verdict = "accept" if score >= config.accept_above else "reject"
+    apart_mm = max(one.ways_apart_mm for one in found.evidence)
+    score = 0.9 if apart_mm < 5 else 0.6 if apart_mm < 50 else 0.4
+    verdict = "accept" if score == 0.9 else "down_weight" if score == 0.6 else "reject"
     words = tuple(f"{names[i]} misses by {mm:.0f} mm" for i, mm in found.misses_mm.items())
     return GateRecord(verdict=verdict, score=score, reasons=words or ("planted",))  # type: ignore[arg-type]
 
@@ -139,6 +140,18 @@ def test_a_way_over_another_case_is_not_taken_where_it_is_no_better(
     assert (found.via, found.verdict) == (None, "reject")
     assert "misses by" in found.reasons[0]  # the rings are evidence all the same
     assert study.label("c3") is None
+
+
+def test_a_doubtful_case_hands_on_to_one_that_is_served_worse(
+    phantom_study: Callable[..., Study], planted: Callable[..., Planted]
+) -> None:
+    study = phantom_study(("CT",) * 4, annotated=2)
+    doubtful = {("c2", atlas): 5.0 for atlas in ("c0", "c1")}
+    asked = planted(study, {**doubtful, **poor("c3")})
+    found = by_id(propagate(study, CONFIG).cases)
+    assert (found["c3"].via, found["c3"].verdict) == ("c2", "down_weight")
+    assert (found["c2"].via, found["c2"].verdict) == (None, "down_weight")
+    assert ("c2", "c3") not in asked.asked
 
 
 def test_nothing_is_done_twice_with_intermediates_either(

@@ -71,12 +71,15 @@ class Records:
 
     def find(self, case_id: str, key: str) -> CaseOutcome | None:
         """The outcome kept for the case if the same went into it; corrupt records count as none."""
+        return self._read(case_id, key)
+
+    def _read(self, case_id: str, key: str | None) -> CaseOutcome | None:
         path = self._folder / f"{case_id}.json"
         if not path.exists():
             return None
         try:
             values = read_json(path)
-            if values.get("key") != key:
+            if key is not None and values.get("key") != key:
                 return None
             return _outcome(values)
         except (SemiSegError, KeyError, TypeError, ValueError):
@@ -89,9 +92,9 @@ class Records:
             return found
         return found if label is not None and label.info.get("key") == key else None
 
-    def has(self, case_id: str) -> bool:
-        """Whether there is any record of the case."""
-        return (self._folder / f"{case_id}.json").exists()
+    def any_of(self, case_id: str) -> CaseOutcome | None:
+        """The outcome kept for the case, whatever went into it."""
+        return self._read(case_id, None)
 
     def keep(self, outcome: CaseOutcome, key: str) -> None:
         """Remembers `outcome` under `key`."""

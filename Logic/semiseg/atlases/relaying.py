@@ -1,4 +1,4 @@
-"""Cases that atlases serve poorly, served by way of one that they served well."""
+"""Cases that atlases serve poorly, served by way of one that they served better."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from semiseg.atlases.lending import Lending, by_way_of
 from semiseg.atlases.library import Library
 from semiseg.atlases.plans import Plan, Planner
 from semiseg.atlases.proposal import Proposal
-from semiseg.atlases.records import Records, content_key
+from semiseg.atlases.records import CaseOutcome, Records, content_key
 from semiseg.registration.register import RegistrationResult
 from semiseg.study.study import Study
 
 _NEIGHBOURS = 5
+_BETTER = 0.1  # of the score; less was lost on the way over a third case
 
 
 @dataclass(frozen=True, kw_only=True)
 class Relay:
-    """A case that hands on to another one, from the atlases that served itself well."""
+    """A case that hands on to another one, from the atlases that served itself better."""
 
     plan: Plan
     atlases: tuple[str, ...]
@@ -47,10 +48,14 @@ class Relaying:
     ) -> None:
         self._study, self._library, self._planner = study, library, planner
         self._lending, self._registered = lending, registered
+        self._scores: dict[str, float] = {}
 
-    def surroundings(self, plan: Plan, records: Records) -> Surroundings:
-        """Costs one registration, where there is somebody to hand on."""
-        relay = self._relay(plan, records)
+    def surroundings(self, plan: Plan, records: Records, direct: Records) -> Surroundings:
+        """Costs one registration, where there is somebody to hand on.
+
+        `records` are of cases that atlases served well, `direct` of those that wait, too.
+        """
+        relay = self._relay(plan, records, direct)
         rings = () if relay is None else self._triangles(plan, relay)
         return Surroundings(relay=relay, rings=rings)
 
@@ -79,17 +84,28 @@ class Relaying:
         better = set(other.ids) >= set(direct.ids) and other.gate.score > direct.gate.score
         return by_way_of(other, around.relay.plan.id) if better else direct
 
-    def _relay(self, plan: Plan, records: Records) -> Relay | None:
-        """Of the cases most like this one the one that was itself served best."""
-        library = self._library
-        others = [i for i in library.intermediates(plan.case) if records.has(i)]
+    def _relay(self, plan: Plan, records: Records, direct: Records) -> Relay | None:
+        """Of the cases most like this one the one that was served best, and better than this."""
+        library, own = self._library, direct.find(plan.id, plan.key)
+        least = _BETTER + (0.0 if own is None else own.score)
+        others = [
+            i for i in library.intermediates(plan.case) if self._last(i, records, direct) >= least
+        ]
         served: list[tuple[float, Relay]] = []
         for case_id in library.nearest(plan.case, others, _NEIGHBOURS):
             other = self._planner.plan(self._study.case(case_id))
             found = records.kept(case_id, other.key, self._study.label(case_id))
-            if found is not None and found.verdict == "accept" and found.atlases:
+            found = found or direct.find(case_id, other.key)
+            if found is not None and _serves(found) >= least:
                 served.append((found.score, Relay(plan=other, atlases=found.atlases)))
         return max(served, key=lambda pair: pair[0])[1] if served else None
+
+    def _last(self, case_id: str, records: Records, direct: Records) -> float:
+        """How well the case was served when it was last looked at; each is looked up once."""
+        if case_id not in self._scores:
+            known = (records.any_of(case_id), direct.any_of(case_id))
+            self._scores[case_id] = max(_serves(found) for found in known)
+        return self._scores[case_id]
 
     def _triangles(self, plan: Plan, relay: Relay) -> tuple[Triangle, ...]:
         """From each atlas that reaches both cases over the other one to this one, and home."""
@@ -122,3 +138,10 @@ class Relaying:
             for atlas in relay.atlases
             if edge(relay.plan.id, atlas) not in wrong
         }
+
+
+def _serves(found: CaseOutcome | None) -> float:
+    """The score of labels that came directly and were not refused, 0 for others."""
+    if found is None or found.verdict == "reject" or found.via is not None or not found.atlases:
+        return 0.0
+    return found.score
