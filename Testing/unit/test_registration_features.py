@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from semiseg.registration.features import CHANNELS, mind_ssc
-from semiseg.registration.sampling import feature_map, lattice_points, pooled
+from semiseg.registration.sampling import feature_map, lattice_points, pooled, thinned
 from semiseg.registration.spline import basis, expand, still
 from semiseg.registration.stacked import stack
 
@@ -127,3 +127,15 @@ def test_sampling_for_a_gradient_gives_the_same_values_and_the_true_slope() -> N
     torch.testing.assert_close(
         slope[inside_one_cell, 0], expected[inside_one_cell], rtol=0.02, atol=0.01
     )
+
+
+def test_thinning_keeps_every_second_node_where_it_lies() -> None:
+    volume = _texture(2, 5, 4, 3)
+    mask = torch.ones(5, 4, 3, dtype=torch.bool)
+    source = feature_map(volume, mask, torch.tensor([1.0, 2.0, 3.0]), 3.0)
+    thin = thinned(source, 2)
+    assert thin.shape == (3, 2, 2)
+    assert thin.spacing_mm == 6.0
+    values, inside = source.sample(thin.points())
+    assert inside.all()
+    torch.testing.assert_close(values, thin.table)

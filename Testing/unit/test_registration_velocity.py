@@ -52,6 +52,19 @@ def test_both_directions_may_be_integrated_at_once() -> None:
         torch.testing.assert_close(found, alone)
 
 
+def test_points_led_along_a_velocity_end_where_its_flow_takes_them() -> None:
+    velocity, points = _wild(3.0, 4), _volume().points()[None]
+    there = integrated(velocity, 3.0).at(points)
+    errors = [
+        float(
+            (integrated(velocity, 3.0, squarings=0).followed(points, n) - there).norm(dim=2).mean()
+        )
+        for n in (1, 2, 8)
+    ]
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[1] < 0.1 * float(there.norm(dim=2).mean())
+
+
 def test_a_flow_does_not_fold_where_adding_the_velocity_would() -> None:
     velocity, like = _wild(16.0, 2), _volume(32, 1.5)
     flow = integrated(velocity, 1.5).at(like.points()[None])[0].T.reshape(3, *like.shape)
@@ -101,7 +114,7 @@ def test_a_registration_is_undone_by_its_inverse_and_folds_nowhere(
 ) -> None:
     assert result.folded == 0.0
     assert result.inverse_error_mm is not None
-    assert result.inverse_error_mm < 0.3
+    assert result.inverse_error_mm < 0.5
 
 
 def test_it_matches_about_as_well_as_two_separate_ways(

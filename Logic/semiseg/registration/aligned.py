@@ -26,7 +26,7 @@ from semiseg.registration.start import Start, tones_agree
 from semiseg.registration.velocity import Flow, integrated
 
 _FLOW_REPEATS = 4
-_POINTS_EACH_WAY = 10_000
+_POINTS_EACH_WAY = 5_000
 _FLOW_VOXELS = 2  # a flow is as smooth as its knots are apart: half the resolution is enough
 
 

@@ -17,8 +17,8 @@ _EPSILON = 1e-8
 class DenseSettings:
     """`smoothness` weighs squared slopes of the field against squared feature distance.
 
-    `points` body voxels, drawn anew for every step, stand for the whole body. The number of
-    `squarings` of a flow is fixed, so that no step waits for a number from the device.
+    `points` body voxels, drawn anew for every step, stand for the whole body; a velocity moves
+    them in `flow_steps`, a fixed number, so that nothing waits for a number from the device.
     """
 
     iterations: int = 60
@@ -27,7 +27,7 @@ class DenseSettings:
     step_mm: float = 5.0
     points: int = 15_000
     seed: int = 0
-    squarings: int = 4
+    flow_steps: int = 2
 
 
 def draws(settings: DenseSettings, bodies: int, device: torch.device) -> Tensor:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from semiseg.errors import GeometryMismatchError
 from semiseg.images.grid import Grid
@@ -46,15 +48,20 @@ class Field:
 def jacobian_determinant(field: Field) -> NDArray[np.float32]:
     """Local change of volume (D, H, W) of p -> p + u(p), central differences; 1 for identity."""
     steps = _spatial_steps(field.grid)
-    matrix = np.zeros((*field.grid.shape_zyx, 3, 3), dtype=np.float32)
-    for component, part in enumerate(field.displacement_mm):
-        slopes_xyz = [_slope(part, axis) for axis in (2, 1, 0)]
-        for world in range(3):
-            matrix[..., component, world] = sum(
-                slope * steps[axis, world] for axis, slope in enumerate(slopes_xyz)
-            )
-        matrix[..., component, component] += 1
-    determinant: NDArray[np.float32] = np.linalg.det(matrix)
+    displacement = torch.from_numpy(field.displacement_mm)
+    slopes_xyz = [_slope(displacement, axis) for axis in (3, 2, 1)]
+    columns: list[Tensor] = []
+    for world in range(3):
+        column = torch.zeros_like(displacement)
+        for slope, step in zip(slopes_xyz, steps[:, world].tolist(), strict=True):
+            if step:
+                column.add_(slope, alpha=step)
+        column[world] += 1
+        columns.append(column)
+    (a, d, g), (b, e, h), (c, f, i) = columns
+    determinant: NDArray[np.float32] = (
+        a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
+    ).numpy()
     return determinant
 
 
@@ -80,10 +87,11 @@ def inverse_error_mm(forward: Field, backward: Field, mask: NDArray[np.bool_]) -
     return float(np.percentile(error, 95))
 
 
-def _slope(part: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-    if part.shape[axis] < 2:
-        return np.zeros_like(part)
-    return np.asarray(np.gradient(part, axis=axis), dtype=np.float32)
+def _slope(displacement: Tensor, axis: int) -> Tensor:
+    if displacement.shape[axis] < 2:
+        return torch.zeros_like(displacement)
+    slope: Tensor = torch.gradient(displacement, dim=axis)[0]
+    return slope
 
 
 def _spatial_steps(grid: Grid) -> NDArray[np.float64]:

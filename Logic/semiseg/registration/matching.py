@@ -32,18 +32,18 @@ def refine_velocity(pairs: Pairs, coarse: Coarse, settings: DenseSettings) -> Sp
     def loss(coefficients: Tensor, step: int) -> Tensor:
         now = velocity.with_coefficients(coefficients)
         p, q = here.some(chance[step, 0]), there.some(chance[step, 1])
-        apart = _apart(pairs, now, p, q, settings.squarings)
+        apart = _apart(pairs, now, p, q, settings.flow_steps)
         total = apart + settings.smoothness * now.roughness()
         return total.where(counted, 0.0).sum()
 
     return velocity.with_coefficients(descend(velocity.coefficients, loss, settings))
 
 
-def _apart(pairs: Pairs, velocity: Splines, p: Chosen, q: Chosen, squarings: int) -> Tensor:
+def _apart(pairs: Pairs, velocity: Splines, p: Chosen, q: Chosen, steps: int) -> Tensor:
     """How badly each pair's features agree, (B,), both ways."""
-    flow = integrated(velocity, directions=(1, -1), squarings=squarings)
+    stream = integrated(velocity, directions=(1, -1), squarings=0)
     places = torch.cat([p.points, pairs.home(q.points)])
-    out, onto_fixed = (places + flow.at(places)).tensor_split(2)
+    out, onto_fixed = (places + stream.followed(places, steps)).tensor_split(2)
     onto_moving = pairs.starts(out)
     apart = mean_distances(pairs.moving, onto_moving, p)
     apart = (apart + mean_distances(pairs.fixed, onto_fixed, q)) / 2

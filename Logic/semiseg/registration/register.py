@@ -21,7 +21,7 @@ from semiseg.registration.trial import choose_start
 from semiseg.registration.warp import warp_image, warp_label, warp_onehot
 
 # Counts up whenever results change, so that kept registrations are not mistaken for new ones.
-ALGORITHM = 8
+ALGORITHM = 9
 
 __all__ = [
     "ALGORITHM",

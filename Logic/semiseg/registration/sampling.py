@@ -135,6 +135,17 @@ def pooled(source: FeatureMap, factor: int) -> FeatureMap:
     )
 
 
+def thinned(source: FeatureMap, factor: int) -> FeatureMap:
+    """Every `factor`-th node of `source` along each axis."""
+    steps = (slice(None, None, factor),) * 3
+    return feature_map(
+        source.volume[(slice(None), *steps)],
+        source.mask[steps],
+        source.origin_mm_zyx,
+        source.spacing_mm * factor,
+    )
+
+
 def block_mean(volume: Tensor, factor: int) -> Tensor:
     """(C, D, H, W) averaged over cubes of `factor`; an incomplete last cube repeats its edge."""
     missing = [(-n) % factor for n in reversed(volume.shape[1:])]

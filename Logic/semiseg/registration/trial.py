@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -15,12 +16,14 @@ from semiseg.registration.dense import refine
 from semiseg.registration.descent import DenseSettings
 from semiseg.registration.discrete import search_both_ways
 from semiseg.registration.prepared import Prepared
+from semiseg.registration.sampling import FeatureMap, thinned
 from semiseg.registration.stacked import in_groups
 from semiseg.registration.start import Start
 
 _QUICK = DenseSettings(iterations=20, smoothness=0.4, knot_mm=18.0, points=5_000)
 _REACH = (2, 2, 2)
 _PROBES = 2_000
+_MANY = 20_000  # nodes in the body
 _SAME_MM = 20.0
 _CLEARLY_WORSE = 0.03
 
@@ -56,10 +59,15 @@ def choose_starts(
     """
     tasks = [_tasks(*pair, likely) for pair, likely in zip(pairs, starts, strict=True)]
     flat = [task for some in tasks for task in some]
-    size = at_once or (len(flat) if _on_gpu(pairs) else 1) or 1
-    trials = (trial for group in in_groups(flat, size) for trial in _tried(group, seed))
+    trials: dict[int, _Trial] = {}
+    for thin in (True, False):
+        numbers = [number for number, task in enumerate(flat) if task.thin is thin]
+        size = at_once or (len(numbers) if _on_gpu(pairs) else 1)
+        for group in in_groups(numbers, max(size, 1)):
+            trials |= zip(group, _tried([flat[number] for number in group], seed), strict=True)
+    ordered = iter(trials[number] for number in range(len(flat)))
     return [
-        _best(likely, list(itertools.islice(trials, len(some))))
+        _best(likely, list(itertools.islice(ordered, len(some))))
         for likely, some in zip(starts, tasks, strict=True)
     ]
 
@@ -73,6 +81,16 @@ class _Task:
     small: Prepared
     large: Prepared
     start: Start
+
+    @cached_property
+    def thin(self) -> bool:
+        """Whether every second node along each axis will do: much quicker."""
+        return int(self.small.features.mask.sum()) >= _MANY
+
+    @property
+    def nodes(self) -> FeatureMap:
+        """The features that are looked for in the larger image."""
+        return thinned(self.small.features, 2) if self.thin else self.small.features
 
 
 def _tasks(fixed: Prepared, moving: Prepared, starts: Sequence[Start]) -> list[_Task]:
@@ -93,16 +111,16 @@ def _best(starts: Sequence[Start], trials: Sequence[_Trial]) -> Start:
 
 def _tried(tasks: Sequence[_Task], seed: int) -> list[_Trial]:
     """A quick registration from each start, all at once."""
-    small = [task.small.plain for task in tasks]
-    large = [task.large.plain for task in tasks]
     starts = [task.start for task in tasks]
     found = search_both_ways(
-        [view.large_cells for view in small],
-        [view.large_cells for view in large],
+        [task.small.plain.large_cells for task in tasks],
+        [task.large.plain.large_cells for task in tasks],
         starts,
         reach=_REACH,
     )
-    batch = as_pairs([view.features for view in small], [view.features for view in large], starts)
+    batch = as_pairs(
+        [task.nodes for task in tasks], [task.large.features for task in tasks], starts
+    )
     spline = refine(batch, found.forth, replace(_QUICK, seed=seed))
     places = batch.fixed.points() + spline.on(batch.fixed).flatten(2).transpose(1, 2)
     places, body = batch.starts(places), Body(batch.fixed)
