@@ -78,7 +78,7 @@ class RegistrationConfig:
     """
 
     spacing_mm: float = 3.0
-    iterations: int = 60
+    iterations: int = 90
     smoothness: float = 1.0
     grid_mm: float = 12.0
     seed: int = 0

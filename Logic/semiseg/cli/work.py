@@ -53,7 +53,7 @@ def propagate(
     spacing: Annotated[
         float, typer.Option("--spacing", metavar="MM", help="Voxel size of the registration.")
     ] = 3.0,
-    iterations: Annotated[int, typer.Option(help="Steps of the registration.")] = 60,
+    iterations: Annotated[int, typer.Option(help="Steps of the registration.")] = 90,
     by_shape: Annotated[
         bool, typer.Option("--by-shape", help="Between slices look at shapes only, not the image.")
     ] = False,
