@@ -195,6 +195,7 @@ def test_a_chain_leads_there_and_home_and_is_as_sure_as_its_weakest_part() -> No
     point = OBLIQUE.to_world(np.array([8.0, 6, 5]))
     np.testing.assert_allclose(chain.field.moved(point) - point, [4, 6, 0], atol=1e-4)
     assert chain.inverse is not None
+    assert chain.inverse.grid == OBLIQUE  # that of the atlas, where the way home begins
     np.testing.assert_allclose(chain.inverse.moved(point) - point, [-4, -6, 0], atol=1e-4)
     assert (chain.start_certainty, chain.ways_apart_mm, chain.inverse_error_mm) == (0.4, 20.0, 2.0)
     assert chain.folded == 0.0  # measured on the chain
