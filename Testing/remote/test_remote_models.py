@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file
 
 from semiseg.config import PredictConfig, TrainConfig
 from semiseg.events import Event
 from semiseg.inference import predict
+from semiseg.models import WEIGHTS
 from semiseg.remote.packing import Wish
 from semiseg.remote.work import Means, submit
 from semiseg.study.study import Study
@@ -44,18 +46,17 @@ def test_learning_and_segmenting_there_give_what_they_give_here(
     run(Wish(kind="train", arguments=("--steps", "2")))
     there = study.model()
     assert there.id == here.id + 1
-    losses = [_last_loss(model.info) for model in (here, there)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    mine, other = (load_file(model.folder / WEIGHTS) for model in (here, there))
+    assert mine.keys() == other.keys()
+    for name, weights in mine.items():
+        # Two steps on other labels move each weight by about a thousandth.
+        assert float((weights - other[name]).abs().float().mean()) < 1e-5, name
     assert set(there.info["cases"] or ()) == {"c0", "c1"}  # type: ignore[arg-type]
     predict(study, there.id, ["c1"], PredictConfig(device="cpu"))
     run(Wish(kind="predict", case_ids=("c1",), model_id=there.id))
-    mine, other = study.prediction("c1", 1), study.prediction("c1", 2)
-    assert mine is not None
-    assert other is not None
-    assert np.array_equal(mine.array, other.array)
-    assert mine.uncertainty == pytest.approx(other.uncertainty, abs=0.01)
-    assert (mine.model_id, other.model_id) == (there.id, there.id)
-
-
-def _last_loss(info: Any) -> float:
-    return float(info["history"][-1]["loss"])
+    seen_here, seen_there = study.prediction("c1", 1), study.prediction("c1", 2)
+    assert seen_here is not None
+    assert seen_there is not None
+    assert np.array_equal(seen_here.array, seen_there.array)
+    assert seen_here.uncertainty == pytest.approx(seen_there.uncertainty, abs=0.01)
+    assert (seen_here.model_id, seen_there.model_id) == (there.id, there.id)
