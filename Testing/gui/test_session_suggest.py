@@ -22,7 +22,8 @@ def session(live_session: Any, jobs: Any, phantom_study: Any, until: Until) -> A
     study = phantom_study(annotated=1)
     said = np.zeros((10, 16, 16), np.uint16)
     said[3:8, 5:9, 5:9] = 2
-    unsure = (said > 0) * np.float32(0.9)
+    said[3:8, 10:14, 5:9] = 1
+    unsure = (said == 2) * np.float32(0.9)
     for case_id, weights in (("c0", unsure * 0), ("c1", unsure)):
         study.predicted(case_id, said, weights, model_id=1, info={})
     jobs.hold = lambda arguments: arguments[0] not in ("study", "suggest")

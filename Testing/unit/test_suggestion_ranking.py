@@ -658,3 +658,4 @@ def test_a_structure_missing_in_one_scan_is_looked_for_beside_the_others(tmp_pat
     one = suggest(study, SuggestConfig(n=1, planes=("axial",), case_ids=("c1",)))[0]
     assert one.structure_id == 2
     assert 17 <= one.index <= 25
+    assert one.reason.startswith("the kidney left was not found in this scan yet")

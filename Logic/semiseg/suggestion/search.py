@@ -242,6 +242,7 @@ class Search:
             differ_mm2=float(figures.differ_mm2[row, place]) if known else 0.0,
             before_mm2=float(figures.before_mm2[row, place]) if known else 0.0,
             beyond_mm2=float(figures.beyond_mm2[row, place]) if known else 0.0,
+            missed=not (figures.area_mm2[row] + figures.beyond_mm2[row]).any(),
             unsure=float(figures.unsure[row, place]) if known else 0.0,
             nearest_mm=float(gaps[place]),
             others=len(reached - {node.case}),

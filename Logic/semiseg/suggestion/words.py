@@ -14,9 +14,10 @@ _UNSURE = 0.15
 class Facts:
     """What speaks for a slice: where model and propagation differ, where it and the model before.
 
-    `row` is the structure that gains most, None before any program; `beyond_mm2` is what of it is
-    to be expected though nobody said so, `others` counts further scans that the slice tells
-    something of, `nearest_mm` is infinite where no slice of the plane is done.
+    `row` is the structure that gains most, None before any program; `missed` says that it was
+    found nowhere in the scan, `beyond_mm2` what of it is to be expected though nobody said so.
+    `others` counts further scans that the slice tells something of, `nearest_mm` is infinite
+    where no slice of the plane is done.
     """
 
     row: int | None
@@ -29,6 +30,7 @@ class Facts:
     n_cases: int
     before_mm2: float = 0.0
     beyond_mm2: float = 0.0
+    missed: bool = False
 
 
 def reason(facts: Facts, names: Sequence[str]) -> str:
@@ -41,6 +43,12 @@ def _doubt(facts: Facts, names: Sequence[str]) -> str:
     if facts.row is None:
         return _coverage(facts)
     name = names[facts.row].replace("_", " ")
+    if facts.missed:
+        return f"the {name} was not found in this scan yet and probably lies about here"
+    return _differing(facts, name) or _unsure(facts, name)
+
+
+def _differing(facts: Facts, name: str) -> str:
     both = facts.by_model and facts.by_propagation
     if both and facts.differ_mm2 >= _DIFFER_MM2:
         return (
@@ -52,6 +60,10 @@ def _doubt(facts: Facts, names: Sequence[str]) -> str:
             f"the model and the one before it disagree on the {name} here "
             f"({facts.before_mm2 / 100:.1f} cm²)"
         )
+    return ""
+
+
+def _unsure(facts: Facts, name: str) -> str:
     if facts.beyond_mm2 >= _DIFFER_MM2:
         return f"the {name} probably goes on here, beyond the last slice that is done"
     who = "the model" if facts.by_model else "the propagation"
