@@ -13,6 +13,7 @@ import torch
 
 from semiseg.config import PredictConfig, TrainConfig
 from semiseg.inference import predict
+from semiseg.learning import session
 from semiseg.learning.calibration import (
     Calibration,
     Samples,
@@ -196,11 +197,23 @@ def _trust_again(study: Study, model_id: int) -> None:
     (folder / "version.json").write_text(json.dumps(manifest))
 
 
-def test_leave_one_out_never_makes_a_model_surer(phantom_study: Make, small_network: None) -> None:
+def test_leave_one_out_never_makes_a_model_surer(
+    phantom_study: Make, small_network: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "_LEARNED", 0.0)
     study = phantom_study(("CT", "CT", "MR"), annotated=3)
     info: Any = study.model(train(study, _config(steps=6))).info
     assert info["validation"]["kind"] == "leave_one_out"
     assert info["calibration"]["temperature"] >= 1
+
+
+def test_leave_one_out_that_hardly_learned_calibrates_nothing(
+    phantom_study: Make, small_network: None
+) -> None:
+    study = phantom_study(("CT", "CT", "MR"), annotated=3)
+    info: Any = study.model(train(study, _config(steps=6))).info
+    assert info["validation"]["dice"] < 0.5
+    assert info["calibration"] is None
 
 
 def test_a_model_without_validation_has_no_calibration(
