@@ -219,10 +219,11 @@ def test_missing_structures_are_lent_to_a_case_that_is_drawn_in_part(
 
 def test_a_rejected_loan_leaves_the_own_slices(make: Callable[..., Study]) -> None:
     study = make(("a0", "CT", 0), ("u1", "CT", 1))
-    label = body(1)[1]
+    label = np.where(body(1)[1] == 1, 1, 0).astype(np.uint16)
+    label[8] = np.roll(label[8], 2, axis=1)  # so that even its own slices are not accepted
     study.annotate(
         "u1",
-        drawn(np.where(label == 1, label, 0).astype(np.uint16)),
+        drawn(label),
         plane="axial",
         indices=ALL_DONE,
         structure_ids=[1],

@@ -18,6 +18,8 @@ from semiseg.slices.walker import walked
 FillMethod = Literal["guided", "interpolated", "nearest"]
 FILL_METHODS: tuple[FillMethod, ...] = get_args(FillMethod)
 _COARSE_RADIUS = 3
+# Larger slices are first filled at half their resolution, which takes a quarter of the time.
+_LARGE_PIXELS = 150**2
 _LEAST_TOLERANCE, _MOST_TOLERANCE = 0.02, 0.1
 _FINE_RADIUS, _FINE_TOLERANCE, _FINE_ROUNDS = 1, 0.07, 2
 # On coarser pixels edges are blurred: at 3 mm walking took .02 Dice from an MR scan.
@@ -49,14 +51,15 @@ class Guided:
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
-        self._grey = halved(stack.grey)
-        self._shapes = halved(stack.clipped)
+        self._factor = 1 if math.prod(stack.grey.shape[-2:]) <= _LARGE_PIXELS else 2
+        self._grey = halved(stack.grey, self._factor)
+        self._shapes = halved(stack.clipped, self._factor)
         self._flow = neighbour_flow(self._grey)
         self._upward = _upward_paths(self._flow, stack.done, len(stack.grey))
         self._downward = _downward_paths(self._flow, stack.done)
 
     def coarse(self, targets: Sequence[Target]) -> Opinion:
-        """Opinion at half the stack's resolution, enlarged."""
+        """Opinion at the resolution of the motion, enlarged."""
         grey = self._grey[[target.place for target in targets]]
         sources = [
             self._source(targets, [t.below for t in targets], [1 - t.share for t in targets]),
@@ -66,7 +69,7 @@ class Guided:
         tolerance = min(max(usual, _LEAST_TOLERANCE), _MOST_TOLERANCE)
         score, agreement = patch_vote(grey, sources, radius=_COARSE_RADIUS, tolerance=tolerance)
         like = self._stack.grey
-        return enlarged(score, like), enlarged(agreement, like)
+        return enlarged(score, like, self._factor), enlarged(agreement, like, self._factor)
 
     def fine(self, targets: Sequence[Target]) -> Opinion:
         """The coarse opinion, settled between neighbours at full resolution, led to edges."""
@@ -113,7 +116,7 @@ class Guided:
         there = [place if fit else place - step for place, fit in zip(there, fits, strict=True)]
         flow = self._flow.down if step < 0 else self._flow.up
         row = [min(max(p - (step < 0), 0), len(flow) - 1) for p in places]
-        shift = 2 * enlarged(flow[row], grey)
+        shift = self._factor * enlarged(flow[row], grey, self._factor)
         return Source(
             grey=sample(grey[there], shift),
             score=sample(volume[there], shift),

@@ -18,7 +18,7 @@ from semiseg.slices.candidates import (
 from semiseg.slices.stack import Stack
 from semiseg.slices.targets import held_out_targets
 
-_MARGIN, _MARGIN_OF_ONE = 0.02, 0.1
+_MARGIN, _MARGIN_OF_ONE = 0.02, 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ def check_methods(stack: Stack, guided: Guided | None) -> SelfCheck:
 def best_method(check: SelfCheck, *, image_guided: bool) -> FillMethod:
     """The best by the check; the image leads where the check does not clearly object.
 
-    A check on few slices is noise: another way must be better by 0.02, and 0.1 shared among them.
+    A check on few slices is noise: another way must be better by 0.02, and 0.3 shared among them.
     """
     allowed = [m for m in FILL_METHODS if image_guided or m != "guided"]
     margin = _MARGIN + _MARGIN_OF_ONE / max(check.slices, 1)
