@@ -113,5 +113,5 @@ def test_a_thousand_rows_are_refreshed_in_a_blink(table: Any) -> None:
     table.update(rows, "scan_7", ("scan_7",))
     later = time.process_time() - began
     assert len(table.visible()) == 1000
-    assert first < 0.5
-    assert later < 0.05
+    assert first < 1.0
+    assert later < 0.15
