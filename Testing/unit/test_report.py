@@ -384,8 +384,20 @@ def test_the_place_of_a_bundle_that_learning_began_with_does_not_get_out(full):
     settings = {"start_from": "/bundles of jane/colleague.zip"}
     full.add_model(_write_weights, {**_description(), "settings": settings})
     page = _Page(write_report(full))
-    assert "start from …/colleague.zip" in page.text
+    assert "start from colleague.zip" in page.text
     assert "bundles of jane" not in page.raw
+
+
+def test_labels_that_were_heard_beside_the_model_are_told(full):
+    alone = _Page(write_report(full)).text
+    assert "Drawn by the trained model alone." in alone
+    unsure = np.full(GRID.shape_zyx, 0.25, np.float32)
+    prior = {"weight": 0.5, "structures": [1], "sigma_mm": 3.0}
+    for case_id in ("ct_a", "ct_b"):
+        full.predicted(case_id, _label(), unsure, model_id=1, info={"prior": prior})
+    both = _Page(write_report(full)).text
+    assert "Drawn by the trained model, beside which propagated labels were heard." in both
+    assert "Drawn by the trained model alone." not in both
 
 
 def test_long_journals_are_cut_to_the_newest(full):

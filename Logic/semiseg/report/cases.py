@@ -198,6 +198,7 @@ class _Reading:
                 prediction=prediction.array if prediction else None,
                 uncertainty=prediction.uncertainty if prediction else None,
                 done=done_slices(label.ledger) if label else None,
+                with_labels=prediction is not None and bool(prediction.info.get("prior")),
             )
         )
 

@@ -24,7 +24,8 @@ _STRIP = 5
 class Scan:
     """One case's volumes on its own grid (z, y, x); `human` marks what a person drew.
 
-    `done` says per plane and slice which structures are done there.
+    `done` says per plane and slice which structures are done there, `with_labels` that propagated
+    labels were heard beside the model.
     """
 
     key: str
@@ -37,6 +38,7 @@ class Scan:
     prediction: NDArray[np.uint16] | None = None
     uncertainty: NDArray[np.float32] | None = None
     done: Done | None = None
+    with_labels: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,6 +244,8 @@ def _layers(scan: Scan) -> list[_Layer]:
         )
     if scan.prediction is not None:
         note = "Drawn by the trained model alone."
+        if scan.with_labels:
+            note = "Drawn by the trained model, beside which propagated labels were heard."
         found.append(_Layer(title="Segmentation", note=note, label=scan.prediction))
     if scan.uncertainty is not None:
         note = "The brighter, the less sure the model is: look there first."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -66,7 +66,7 @@ def write_report(study: Study, emit: Emit = ignore, *, path: Path | None = None)
     never overwritten) or the disk refuses. What cannot be read of the study is said in the page.
     """
     progress = Progress(emit, "report", len(study.cases) + 1)
-    scrub = Scrubber(study.folder, (case.image.absolute for case in study.cases.values()))
+    scrub = Scrubber(study.folder, _places(study))
     cases = _cases(study, scrub, progress)
     page = _page(study, scrub, cases)
     progress.update(len(cases), "writing the page")
@@ -117,6 +117,16 @@ def _page(study: Study, scrub: Scrubber, cases: Sequence[CaseReport]) -> Page:
         provenance=origin,
         problems=[(scrub(p.message), scrub(p.remedy)) for p in study.problems],
     )
+
+
+def _places(study: Study) -> Iterator[str]:
+    """Files of the author's disk that the study names: in whole, because names may hold spaces."""
+    yield from (case.image.absolute for case in study.cases.values())
+    for model in study.models():
+        settings = model.info.get("settings")
+        begin = settings.get("start_from") if isinstance(settings, dict) else None
+        if isinstance(begin, str):
+            yield begin
 
 
 def _scrubbed(model: ModelReport, scrub: Scrubber) -> ModelReport:
