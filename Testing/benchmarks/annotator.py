@@ -5,7 +5,8 @@ for it: seconds per slice, for the contours' true length at a drawing speed, and
 another scan. After every `--per-round` slices the study propagates, learns and segments, and the
 test scans are scored; they choose nothing. Strategies:
 
-- `ours`: the slices that `semiseg suggest` names, in its order; no peeking at any label.
+- `ours`: the slice that `semiseg suggest` names, asked anew after each one as Next slice does; no
+  peeking at any label.
 - `uniform`: scans by turn, in each the slices evenly over the extent of the structures.
 - `random`: any slice of any scan that has a structure.
 - `case_random`, `case_epistemic`: as MONAI Label does, whole scans: a random one, or the one whose
