@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import safetensors.torch
 import torch
@@ -140,6 +141,7 @@ def _description(session: Session, run: Run) -> dict[str, Json]:
     found, study, config, plan = session.found, session.study, session.config, run.plan
     learned = [facts for facts in found.train if facts.labelled]
     validation: dict[str, Json] = {"kind": session.scheme.kind, "how": session.scheme.text}
+    validation["summaries"] = cast("Json", session.summaries)
     return {
         "method": config.method,
         "network": plan.network.to_json(),

@@ -200,7 +200,7 @@ def _trust_again(study: Study, model_id: int) -> None:
 def test_leave_one_out_never_makes_a_model_surer(
     phantom_study: Make, small_network: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "_LEARNED", 0.0)
+    monkeypatch.setattr(session, "HARDLY_LEARNED", 0.0)
     study = phantom_study(("CT", "CT", "MR"), annotated=3)
     info: Any = study.model(train(study, _config(steps=6))).info
     assert info["validation"]["kind"] == "leave_one_out"

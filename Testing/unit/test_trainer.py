@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -200,6 +201,8 @@ def test_leave_one_out_scores_every_left_out_patient(phantom_study: Make, chatty
     settings = config(steps=6, checkpoint_every_steps=1)
     with pytest.raises(KilledError):
         train(study, settings, killer(1))  # both folds are scored by then
+    record = json.loads(next(study.jobs_dir.glob("train-*/run.json")).read_text())
+    assert set(record["early"]) == {study.cases[i].patient for i in ("c0", "c1")}
     events: list[Event] = []
     info: Any = study.model(train(study, settings, events.append)).info
     assert not any(event.phase == "validate" for event in events)
@@ -207,6 +210,9 @@ def test_leave_one_out_scores_every_left_out_patient(phantom_study: Make, chatty
     assert set(info["validation"]["cases"]) == {"c0", "c1"}
     assert set(info["unseen_dice"]) == {study.cases[i].modality for i in ("c0", "c1")}
     assert info["steps"] == 6
+    told = {(row["modality"], row["structure"]): row for row in info["validation"]["summaries"]}
+    assert told["all", "all"]["n"] == 2
+    assert told["CT", "all"]["low"] is not None
 
 
 def test_validation_cases_are_scored_on_the_way_and_never_learned_from(

@@ -64,6 +64,15 @@ class Plan:
             return replace(self, n_labelled=fewer, n_unlabelled=(self.n_unlabelled + 1) // 2)
         return replace(self, device="cpu") if self.device != "cpu" else None
 
+    def in_words(self, validation: str) -> str:
+        """What is about to happen; `validation` says how it will be scored."""
+        spacing = " x ".join(f"{s:.2g}" for s in self.spacing_mm_zyx)
+        patch = " x ".join(map(str, self.patch_zyx))
+        return (
+            f"training at {spacing} mm on {self.n_labelled} patches of {patch} voxels a step "
+            f"({self.device}); validation: {validation}"
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         values: dict[str, Any] = json.loads(json.dumps(asdict(self)))

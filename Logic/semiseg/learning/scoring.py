@@ -48,6 +48,16 @@ class Score:
         values = list(self.by_structure.values())
         return float(np.mean(values)) if values else None
 
+    @property
+    def in_words(self) -> str:
+        """`validation Dice 0.812`; empty where there was nothing to compare."""
+        return "" if self.mean is None else f"validation Dice {self.mean:.3f}"
+
+    @property
+    def figures(self) -> dict[str, Json]:
+        """What an event tells of it."""
+        return {"validation_dice": self.mean, **self.to_json()}
+
     def to_json(self) -> dict[str, Json]:
         """Plain values for model.json and events."""
         return {

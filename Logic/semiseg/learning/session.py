@@ -22,6 +22,7 @@ from semiseg.group import ALONE, Group
 from semiseg.learning.atlas_warps import atlas_warps
 from semiseg.learning.calibration import Samples, joined
 from semiseg.learning.framing import Framing, require_no_sizes
+from semiseg.learning.honest import HARDLY_LEARNED, Growth, with_intervals
 from semiseg.learning.places import Correspondence
 from semiseg.learning.plan import Plan, make_plan
 from semiseg.learning.preview import Preview, Watched
@@ -31,13 +32,13 @@ from semiseg.learning.scoring import Score, score
 from semiseg.learning.speed import voxels_per_s
 from semiseg.learning.stand_ins import stand_ins
 from semiseg.learning.start import Start
-from semiseg.learning.survey import CaseFacts, Survey
+from semiseg.learning.survey import Survey
 from semiseg.methods.base import method_class
 from semiseg.study.storage import make_folder, read_json, write_json_atomic
 from semiseg.study.study import Study
 
 _EXTRA_SHARE = 1 / 2  # of the time, for leave-one-out: what is trained much less tells too little
-_LEARNED = 0.5  # mean Dice below which a network of leave-one-out tells nothing of sureness
+_LOOK_SHARE = 0.1  # of a fold's time, for looking at it after half of it
 _HIDDEN_UNTIL = 0.6
 _SCORED_AT = (0.25, 0.5, 0.75, 1.0)
 _SCORING_SHARE = 0.04
@@ -70,7 +71,7 @@ class Session:
         self._stand_ins: set[str] = set()
         self.scheme: Scheme = choose_scheme(study, found, config)
         self._record: dict[str, Any] = {"spent_s": 0.0, "plan": None, "folds": {}, "score": None}
-        self._record["calibrations"] = {}
+        self._record |= {"calibrations": {}, "early": {}, "look_s": 0.0}
         make_folder(folder)
         if self._file.exists():
             self._resume()
@@ -94,12 +95,21 @@ class Session:
         from them nothing is taken that would make the model surer, and nothing at all while they
         hardly learned: there a temperature of 12 was fitted that spoiled a model of Dice .66.
         """
-        if self.scheme.folds and cast(float, (self.score or {}).get("dice") or 0.0) < _LEARNED:
+        dice = cast("float | None", (self.score or {}).get("dice")) or 0.0
+        if self.scheme.folds and dice < HARDLY_LEARNED:
             return None
         found = joined(list(self._record["calibrations"].values()))
         if found is not None and self.scheme.folds:
             found["temperature"] = max(1.0, cast(float, found["temperature"]))
         return found
+
+    @property
+    def summaries(self) -> list[dict[str, Json]]:
+        """The score per modality and structure, with the interval of new patients."""
+        if self.score is None:
+            return []
+        growth = self._growth if self.scheme.folds else None
+        return with_intervals(self.scheme.kind, self.score, self.study.cases, growth)
 
     def prepare(self, device: torch.device, start_s: float) -> None:
         """Decide on a plan, unless one was made before; time counts from clock `start_s` on."""
@@ -108,7 +118,7 @@ class Session:
         if self._record["plan"] is None:
             self._record["plan"] = self.group.agreed(self._new_plan(device).to_json())
             self._save()
-        self._say(_plan_words(self.plan, self.scheme), {"plan": self._record["plan"]})
+        self._say(self.plan.in_words(self.scheme.text), {"plan": self._record["plan"]})
 
     @property
     def plan(self) -> Plan:
@@ -128,8 +138,7 @@ class Session:
                 rows |= {case: {int(i): v for i, v in row.items()} for case, row in kept.items()}
             found = Score(dice=rows)
             self._keep_score(found, step=0)
-            message, figures = _score_event(found)
-            self._emit(Event(kind="progress", phase="train", message=message, data=figures))
+            self._say(found.in_words, found.figures, phase="train")
 
     def final_run(self) -> Run:
         """Train the model that is kept."""
@@ -155,7 +164,7 @@ class Session:
         return Preview(watched, self._case(watched.case_id, wanted), run, self.found.classes)
 
     def _train_and_score(self, run: Run) -> None:
-        cases = [self._validation_case(facts) for facts in self.found.validation]
+        cases = [self._truth(facts.id, None) for facts in self.found.validation]
         for point in _SCORED_AT:
             if point <= self._record.get("scored_at", 0.0):
                 continue
@@ -175,9 +184,32 @@ class Session:
         cases = [case for case in self._cases(hidden={}) if case.id not in fold.left_out]
         run = self._run("validate", f"fold{number}", self.config.seed, cases)
         run.budget = Budget(seconds=seconds, steps=steps)
-        run.train()
         truth = [self._truth(case_id, None) for case_id in sorted(fold.left_out)]
+        cheap = self._record["look_s"] <= _LOOK_SHARE * (seconds or math.inf)
+        if self.group.agreed(cheap):
+            self._look_at(run, truth, fold.name)
+        run.train()
         return self._scored(run, truth, fold.name).dice
+
+    def _look_at(self, run: Run, truth: Sequence[TrainingCase], name: str) -> None:
+        """Score a fold after half of its time, which it gets back."""
+        run.train(until=0.5)
+        if name not in self._record["early"]:
+            start = self._clock()
+            with run.learner.averaged() as method:
+                found = score(method, run.plan, truth, self.found.classes)
+            self._record["early"][name] = found.mean
+            self._record["look_s"] = self._clock() - start
+            self._save()
+        if run.budget.seconds is not None:
+            longer = run.budget.seconds + self._record["look_s"]
+            run.budget = Budget(seconds=longer, steps=run.budget.steps)
+
+    @property
+    def _growth(self) -> Growth:
+        final = 1.0 if self._total_s is None else 1 - _EXTRA_SHARE
+        times = final * len(self.scheme.folds) / _EXTRA_SHARE
+        return Growth.of(self._record["early"], self._record["folds"], times)
 
     def _score_run(self, run: Run, cases: Sequence[TrainingCase]) -> None:
         start = self._clock()
@@ -185,8 +217,7 @@ class Session:
         self._record["score_s"] = self._clock() - start
         run.note(validation_dice=found.mean)
         self._keep_score(found, step=run.learner.step)
-        message, figures = _score_event(found)
-        run.tell(message, {**figures, "seconds_left": run.seconds_left()})
+        run.tell(found.in_words, {**found.figures, "seconds_left": run.seconds_left()})
 
     def _scored(self, run: Run, cases: Sequence[TrainingCase], name: str) -> Score:
         """The run's score, from whose probabilities its calibration is kept, too."""
@@ -330,9 +361,6 @@ class Session:
     def _hidden_cases(self) -> list[TrainingCase]:
         return [self._truth(case_id, lines) for case_id, lines in self.scheme.hidden.items()]
 
-    def _validation_case(self, facts: CaseFacts) -> TrainingCase:
-        return self._truth(facts.id, None)
-
     def _truth(self, case_id: str, only: frozenset[Line] | None) -> TrainingCase:
         """A case with what humans said of it."""
         wanted = Wanted(classes=self.found.classes, use_propagated=False, only=only)
@@ -365,19 +393,5 @@ class Session:
     def _save(self) -> None:
         write_json_atomic(self._file, {**self._record, "spent_s": self.spent_s})
 
-    def _say(self, message: str, data: dict[str, Json]) -> None:
-        self._emit(Event(kind="progress", phase="prepare", message=message, data=data))
-
-
-def _score_event(found: Score) -> tuple[str, dict[str, Json]]:
-    message = "" if found.mean is None else f"validation Dice {found.mean:.3f}"
-    return message, {"validation_dice": found.mean, **found.to_json()}
-
-
-def _plan_words(plan: Plan, scheme: Scheme) -> str:
-    spacing = " x ".join(f"{s:.2g}" for s in plan.spacing_mm_zyx)
-    patch = " x ".join(map(str, plan.patch_zyx))
-    return (
-        f"training at {spacing} mm on {plan.n_labelled} patches of {patch} voxels a step "
-        f"({plan.device}); validation: {scheme.text}"
-    )
+    def _say(self, message: str, data: dict[str, Json], phase: str = "prepare") -> None:
+        self._emit(Event(kind="progress", phase=phase, message=message, data=data))
