@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
@@ -54,6 +55,26 @@ def pytest_pycollect_makemodule(module_path: Path, parent: Any) -> Any:
     if isinstance(APPLICATION, str) or of_stand_in:
         return SkippedModule.from_parent(parent, path=module_path)
     return None
+
+
+@pytest.fixture(scope="module", autouse=True)
+def rubbish_of_module() -> Iterator[None]:
+    """Nothing of Qt that these tests leave behind is freed later, by another thread."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def rubbish_of_test() -> Iterator[None]:
+    """Unreachable cycles are freed here, after the test and in the GUI thread.
+
+    Python looks for them in whichever thread happens to allocate, that of pytest-xdist's messages
+    too, and a widget or a timer that is destroyed outside the GUI thread ends the process.
+    """
+    gc.disable()
+    yield
+    gc.collect(1)
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
