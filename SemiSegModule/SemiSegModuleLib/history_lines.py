@@ -38,6 +38,8 @@ class RoundLine:
     validation: float | None = None
     dice: float | None = None
     surface_mm: float | None = None
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,8 @@ class VersionLine:
     problem: str
     case: str | None = None
     score: float | None = None
+    low: float | None = None
+    high: float | None = None
     uncertainty: float | None = None
     minutes: float | None = None
     changes: list[dict[str, Json]] | None = None

@@ -96,8 +96,8 @@ def measure(
     import torch
 
     from semiseg.config import TrainConfig
-    from semiseg.learning.honest import overall
     from semiseg.models import load_model
+    from semiseg.rounds.summary import read_overall
     from semiseg.trainer import train
 
     torch.set_num_threads(1)
@@ -119,14 +119,14 @@ def measure(
         record = study.model(train(study, config))
         validation = record.info["validation"]
         own = [statistics.fmean(row.values()) for row in validation["cases"].values() if row]
-        told = overall(validation["summaries"])
+        told = read_overall(validation)
         model = load_model(record.folder, torch.device("cpu"))
         rows = [on_test(study, model, scan) for scan in tested]
     return {
         "seed": seed,
         "labelled": len(labelled),
         "own": own,
-        "interval": [told["low"], told["high"]],
+        "interval": [told.low, told.high],
         "dice": {scan.name: row["dice"] for scan, row in zip(tested, rows, strict=True)},
         "auroc": [row["auroc"] for row in rows if row["auroc"] is not None],
         "ece": {

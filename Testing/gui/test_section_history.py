@@ -19,11 +19,14 @@ _OTHER = np.zeros((10, 16, 16), np.uint16)
 _OTHER[3:8, 5:9, 5:11] = 1
 _OTHER[3:5, 5:9, 5:7] = 2
 
+_OVERALL = {"modality": "all", "structure": "all", "mean": 0.75, "n": 2, "low": 0.52, "high": 0.914}
+_VALIDATION: Any = {"dice": 0.75, "summaries": [_OVERALL]}
+
 
 def make_model(study: Study) -> int:
     return study.add_model(
         lambda folder: (folder / "model.json").write_text("{}") and None,
-        {"name": "a model", "method": "dtc", "seconds": 90.0, "validation": {"dice": 0.75}},
+        {"name": "a model", "method": "dtc", "seconds": 90.0, "validation": _VALIDATION},
     )
 
 
@@ -87,7 +90,7 @@ def test_versions_of_the_case_and_models_are_listed_the_newest_first(section: An
     assert newest[2].endswith(" % unsure")
     assert newest[5].startswith("segmented by model 2: liver +")
     assert "spleen +" in newest[5]
-    assert model[2:4] == ["75.0 %", "1.5"]
+    assert model[2:4] == ["75.0 % (52\u201391)", "1.5"]
     assert section.versions.widget.item(0, 0).font().bold()
     assert not section.versions.widget.item(2, 0).font().bold()
 
@@ -103,11 +106,12 @@ def test_rounds_say_what_they_cost_and_what_was_corrected(
     assert until(section.session)
     rows = texts(section.rounds)
     assert [row[0] for row in rows] == ["start", "model 1", "model 2"]
-    assert rows[0][4] == "\u2013"
+    assert (rows[0][3], rows[0][5]) == ("\u2013", "\u2013")
     checked = rows[2]
-    assert (checked[2], checked[3]) == ("3", "3")
-    assert checked[4].endswith(" %")
-    assert checked[6].endswith(" ml")
+    assert checked[3] == "75.0 % (52\u201391)"
+    assert (checked[2], checked[4]) == ("3", "3")
+    assert checked[5].endswith(" %")
+    assert checked[7].endswith(" ml")
     assert "Another round pays" in section.adviceLabel.text
 
 

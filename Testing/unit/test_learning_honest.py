@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from semiseg.learning.honest import Growth, overall, with_intervals
+from semiseg.learning.honest import Growth, with_intervals
 from semiseg.rounds.intervals import interval
+from semiseg.rounds.summary import read_overall, read_summaries
 
 ROWS: Any = {
     "cases": {
@@ -37,6 +38,10 @@ def by_name(rows: Any) -> dict[tuple[str, str], Any]:
     return {(row["modality"], row["structure"]): row for row in rows}
 
 
+def overall(rows: Any) -> Any:
+    return read_overall({"summaries": rows})
+
+
 def test_each_modality_and_structure_is_told_and_a_patient_counts_once() -> None:
     told = by_name(with_intervals("split", ROWS, CASES))
     assert set(told) == {
@@ -63,11 +68,35 @@ def test_slices_of_known_scans_promise_nothing_of_new_ones(kind: Any) -> None:
 
 
 def test_the_figure_for_everything_is_found() -> None:
-    rows = with_intervals("split", ROWS, CASES)
-    found: Any = overall(rows)
-    assert found["n"] == 3
-    assert found["mean"] == pytest.approx(((0.8 + 0.6 + 0.9) / 3 + 0.75 + 0.5) / 3)
-    assert overall([]) is None
+    found = overall(with_intervals("split", ROWS, CASES))
+    assert found.n == 3
+    assert found.mean == pytest.approx(((0.8 + 0.6 + 0.9) / 3 + 0.75 + 0.5) / 3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mean": None},
+        {"mean": True},
+        {"n": 0},
+        {"n": "2"},
+        {"low": "x"},
+        {"low": None},
+        {"modality": 1},
+    ],
+    ids=str,
+)
+def test_a_damaged_summary_is_left_out(change: dict[str, Any]) -> None:
+    good = with_intervals("split", ROWS, CASES)
+    told: Any = {"summaries": [{**good[-1], **change}, 3, *good[:-1]]}
+    assert [one.to_json() for one in read_summaries(told)] == good[:-1]
+    assert read_overall(told) is None
+
+
+@pytest.mark.parametrize("told", [None, {}, [], {"summaries": None}, {"summaries": {"a": 1}}])
+def test_older_models_have_no_summaries(told: Any) -> None:
+    assert read_summaries(told) == ()
+    assert read_overall(told) is None
 
 
 def test_the_error_falls_on_as_it_fell() -> None:
@@ -95,14 +124,14 @@ def test_what_may_be_reached_stays_within_reason(growth: Growth, expected: float
 
 def test_growth_moves_the_upper_end_alone() -> None:
     rows: Any = {"cases": {"a": {"1": 0.7}, "b": {"1": 0.72}}}
-    plain: Any = overall(with_intervals("leave_one_out", rows, CASES))
+    plain = overall(with_intervals("leave_one_out", rows, CASES))
     growth = Growth(half=0.6, end=0.71, times=3.0)
-    told: Any = overall(with_intervals("leave_one_out", rows, CASES, growth))
-    assert (told["mean"], told["low"]) == (plain["mean"], plain["low"])
+    told = overall(with_intervals("leave_one_out", rows, CASES, growth))
+    assert (told.mean, told.low) == (plain.mean, plain.low)
     reached = interval([growth.grown(0.7), growth.grown(0.72)])
     assert reached is not None
-    assert told["high"] == pytest.approx(reached[1])
-    assert told["high"] > plain["high"]
+    assert told.high == pytest.approx(reached[1])
+    assert told.high > plain.high
 
 
 def test_growth_counts_the_folds_that_were_looked_at_twice() -> None:

@@ -292,6 +292,21 @@ def test_measured_in_validation_alone_is_said_so(full, tmp_path):
     assert "In validation the newest model reached a Dice of 0.61; nothing" in page.text
 
 
+def test_validation_of_whole_patients_is_told_with_its_interval(tmp_path):
+    study = _study(tmp_path)
+    _add(study, tmp_path, "a")
+    row = {"modality": "CT", "structure": "1", "mean": 0.7, "n": 2, "low": 0.4, "high": 0.9}
+    one = {**row, "modality": "MR", "n": 1, "low": None, "high": None}
+    both = {**row, "modality": "all", "structure": "all", "mean": 0.65}
+    validation = {"kind": "leave_one_out", "dice": 0.61, "summaries": [row, one, both]}
+    study.add_model(_write_weights, {**_description(), "validation": validation})
+    text = _Page(write_report(study)).text
+    assert "reached a Dice of 0.61 (in new patients 0.40 to 0.90 on average); nothing" in text
+    assert "In new patients the mean is expected within the interval" in text
+    assert "all structures" in text
+    assert "MR" in text
+
+
 def test_unmeasured_segmentations_are_called_unmeasured(tmp_path):
     study = _study(tmp_path)
     _add(study, tmp_path, "a")

@@ -332,6 +332,29 @@ def test_history_shows_rounds_with_advice(study: Study, command: Callable[..., A
     assert run(["history", "rounds", str(study.folder)]) == 0
 
 
+def test_a_model_is_listed_with_what_to_expect_in_new_patients(
+    study: Study, command: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = {"modality": "all", "structure": "all", "mean": 0.7, "n": 3, "low": 0.55, "high": 0.86}
+    validation: Any = {"dice": 0.71, "summaries": [own]}
+    study.add_model(
+        lambda folder: (folder / "w").write_bytes(b"w") and None, {"validation": validation}
+    )
+    _add_model(study, 0.6)
+
+    listed = [v for v in command("list").data["versions"] if v["kind"] == "model"]
+    told = command("rounds").data["rounds"]
+
+    expected = [(0.55, 0.86), (None, None)]
+    assert [(one["low"], one["high"]) for one in listed] == expected
+    assert [(one["low"], one["high"]) for one in told] == [(None, None), *expected]
+    capsys.readouterr()
+    assert run(["history", "rounds", str(study.folder)]) == 0
+    shown = capsys.readouterr().out
+    assert "0.710 (0.55 to 0.86)" in shown
+    assert "0.600" in shown
+
+
 def test_the_report_shows_rounds_advice_and_learning_curve(study: Study) -> None:
     assert report_rounds(study) is None
     _finish(study, _square(2, 8), [0])

@@ -19,6 +19,7 @@ from semiseg.cli.options import (
 from semiseg.cli.screen import screen_of
 from semiseg.errors import ConfigError
 from semiseg.events import Json
+from semiseg.rounds.summary import read_overall
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -34,6 +35,16 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 _COLUMNS = ("version", "when", "what", "name", "MB")
+_ROUND_COLUMNS = (
+    "round",
+    "minutes",
+    "slices",
+    "own Dice",
+    "corrected",
+    "Dice before",
+    "added ml",
+    "removed ml",
+)
 Version = Annotated[
     str, typer.Argument(metavar="VERSION", help="label:3 or prediction:2 of CASE, or model:1.")
 ]
@@ -53,7 +64,8 @@ def list_versions(
 
     Data of the last event: "versions" of {"kind", "case", "number", "created", "what", "name",
     "pinned", "newest", "bytes", "problem", "follows" (the label before it, or null), "voxels",
-    "score" (a model's validation Dice, or null), "uncertainty" (of a segmentation, or null),
+    "score" (a model's validation Dice, or null; expected from "low" to "high" in new patients, or
+    null), "uncertainty" (of a segmentation, or null),
     "minutes" (of drawing or learning, or null),
     "changes": with --changes a list of {"id", "added", "removed"} in voxels, else null}.
     """
@@ -87,7 +99,8 @@ def list_rounds(context: typer.Context, folder: StudyFolder) -> None:
 
     What was corrected and is not worked out yet is worked out now. Data of the last event:
     "rounds" of {"number" (models there were), "name", "created", "minutes", "slices",
-    "validation", "corrected" (slices), "dice" of what was suggested with what was left,
+    "validation" (the model's own Dice, expected from "low" to "high" in new patients),
+    "corrected" (slices), "dice" of what was suggested with what was left,
     "added_ml", "removed_ml", "surface_mm"}, "corrections" per case, "go_on" (true, false, or
     null while it cannot be told) and "reason".
     """
@@ -106,12 +119,12 @@ def list_rounds(context: typer.Context, folder: StudyFolder) -> None:
         go_on=told.go_on,
         reason=told.reason,
     )
-    columns = ("round", "minutes", "slices", "corrected", "Dice before", "added ml", "removed ml")
     rows = [
         (
             one.name,
             f"{one.minutes:.1f}",
             str(one.slices),
+            _own_score(one.validation, one.low, one.high),
             str(one.corrected),
             "-" if one.dice is None else f"{one.dice:.3f}",
             f"{one.added_ml:.1f}",
@@ -119,7 +132,7 @@ def list_rounds(context: typer.Context, folder: StudyFolder) -> None:
         )
         for one in found
     ]
-    screen.table("Rounds", columns, rows)
+    screen.table("Rounds", _ROUND_COLUMNS, rows)
     advice = {True: "go on", False: "stop", None: "not known yet"}[told.go_on]
     screen.say(f"{advice}: {told.reason}")
 
@@ -338,11 +351,20 @@ def _figures(row: VersionRow, drawn: Mapping[tuple[str, int], float]) -> dict[st
     told, seconds = info.get("validation"), info.get("seconds")
     learned = round(seconds / 60, 2) if isinstance(seconds, int | float) else None
     by_hand = drawn.get((row.item.case_id, row.item.number)) if kind == "label" else None
+    own = read_overall(told) if kind == "model" else None
     return {
         "score": told.get("dice") if kind == "model" and isinstance(told, dict) else None,
+        "low": None if own is None else own.low,
+        "high": None if own is None else own.high,
         "uncertainty": info.get("uncertainty") if kind == "prediction" else None,
         "minutes": learned if kind == "model" else by_hand,
     }
+
+
+def _own_score(dice: float | None, low: float | None, high: float | None) -> str:
+    if dice is None:
+        return "-"
+    return f"{dice:.3f}" if low is None or high is None else f"{dice:.3f} ({low:.2f} to {high:.2f})"
 
 
 def _cells(row: VersionRow) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from semiseg.events import Json
 
 if TYPE_CHECKING:
-    from semiseg.rounds.intervals import ScoreSummary
+    from semiseg.rounds.summary import ScoreSummary
 
 Row = Mapping[str, Json]
 

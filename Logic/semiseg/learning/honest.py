@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, cast
@@ -11,11 +11,11 @@ from typing import Any, cast
 from semiseg.events import Json
 from semiseg.learning.scheme import Kind
 from semiseg.learning.scoring import Score
-from semiseg.rounds.intervals import ScoreSummary, summaries
+from semiseg.rounds.intervals import summaries
+from semiseg.rounds.summary import ALL, ScoreSummary
 from semiseg.study.case import Case
 
 HARDLY_LEARNED = 0.5  # mean Dice below which a shorter training tells nothing of the longer one
-_ALL = "all"
 Rows = Mapping[str, Mapping[Any, float]]
 
 
@@ -88,13 +88,8 @@ def _summaries(rows: Rows, cases: Mapping[str, Case]) -> list[ScoreSummary]:
         for structure, dice in row.items()
     ]
     patients = {case: cases[case].patient for case in rows}
-    together = summaries([{**row, "modality": _ALL} for row in flat], patients=patients)
+    together = summaries([{**row, "modality": ALL} for row in flat], patients=patients)
     return [
         *summaries(flat, patients=patients),
-        *(one for one in together if one.structure == _ALL),
+        *(one for one in together if one.is_of_everything),
     ]
-
-
-def overall(rows: Sequence[Mapping[str, Json]]) -> Mapping[str, Json] | None:
-    """The one of `with_intervals` that stands for everything."""
-    return next((r for r in rows if r["modality"] == r["structure"] == _ALL), None)

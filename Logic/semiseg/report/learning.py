@@ -9,6 +9,7 @@ from typing import TypeGuard
 from semiseg.errors import SemiSegError
 from semiseg.events import Json
 from semiseg.report.curves import Chart, Points, line_chart
+from semiseg.rounds.summary import ALL, read_summaries
 from semiseg.study.storage import read_json
 from semiseg.study.study import ModelRecord
 
@@ -40,10 +41,22 @@ Values = Mapping[str, Json]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Validated:
+    """Dice of one structure, or of all; `interval` in words and `patients` where they are known."""
+
+    modality: str
+    structure: str
+    dice: float
+    interval: str = ""
+    patients: int | None = None
+    is_of_everything: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelReport:
     """One model; `facts` are (name, value) pairs in words, `validation` says how it was scored.
 
-    `structures` are (name, validation Dice).
+    `structures` are the rows of the validation, the one of everything last.
     """
 
     number: int
@@ -52,7 +65,7 @@ class ModelReport:
     charts: tuple[Chart, ...]
     validation: str
     dice: float | None
-    structures: tuple[tuple[str, float], ...] = ()
+    structures: tuple[Validated, ...] = ()
     complaint: str = ""
 
 
@@ -76,7 +89,7 @@ def report_model(record: ModelRecord, names: Mapping[int, str]) -> ModelReport:
         charts=tuple(learning_charts(history)),
         validation=_how(validation),
         dice=_number(details.get("dice")),
-        structures=tuple(_named(details.get("structures"), names)),
+        structures=tuple(_validated(details, names)),
         complaint=complaint,
     )
 
@@ -141,15 +154,31 @@ def _how(validation: Json) -> str:
     return str(validation.get("how") or _KINDS.get(kind, kind)).rstrip(".")
 
 
-def _named(value: Json, names: Mapping[int, str]) -> list[tuple[str, float]]:
-    """Dice by the structures' names, of an object with their ids as keys."""
-    if not isinstance(value, Mapping):
-        return []
-    return [
-        (names.get(int(key), key) if key.isdecimal() else key, float(dice))
-        for key, dice in value.items()
+def _validated(told: Values, names: Mapping[int, str]) -> list[Validated]:
+    """A row per structure and modality; without intervals where slices were held back."""
+    means = told.get("structures")
+    found = [
+        Validated(
+            modality=one.modality if one.modality != ALL else "",
+            structure=_named(one.structure, names),
+            dice=one.mean,
+            interval="" if one.low is None else f"{one.low:.2f} to {one.high:.2f}",
+            patients=one.n,
+            is_of_everything=one.is_of_everything,
+        )
+        for one in read_summaries(dict(told))
+    ]
+    return found or [
+        Validated(modality="", structure=_named(key, names), dice=float(dice))
+        for key, dice in (means.items() if isinstance(means, Mapping) else ())
         if _is_number(dice)
     ]
+
+
+def _named(key: str, names: Mapping[int, str]) -> str:
+    if key == ALL:
+        return "all structures"
+    return names.get(int(key), key) if key.isdecimal() else key
 
 
 def _flat(entry: Values, lead: str = "") -> dict[str, float]:

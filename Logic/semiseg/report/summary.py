@@ -127,10 +127,15 @@ def _quality(
         return text
     if models and models[-1].dice is not None:
         return (
-            f"In validation the newest model reached a Dice of {models[-1].dice:.2f}; nothing "
-            "has been compared with a reference."
+            f"In validation the newest model reached a Dice of {models[-1].dice:.2f}"
+            f"{_expected(models[-1])}; nothing has been compared with a reference."
         )
     return "How good the segmentations are has not been measured yet." if segmented else ""
+
+
+def _expected(model: ModelReport) -> str:
+    told = [one.interval for one in model.structures if one.is_of_everything and one.interval]
+    return f" (in new patients {told[0]} on average)" if told else ""
 
 
 def _lower_first(text: str) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
 from semiseg.config import check_range
 from semiseg.events import Json
+from semiseg.rounds.summary import ALL, ScoreSummary
 
 _ENOUGH_FOR_BOOTSTRAP = 8
 _RESAMPLES = 2000
@@ -18,22 +18,6 @@ POLICY = (
     "widened for small numbers; Student's t below 8 patients, since a bootstrap cannot reach "
     "beyond what it saw. None for a single patient."
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoreSummary:
-    """Mean of a score over `n` patients; `low` and `high` are None where `n` is 1."""
-
-    modality: str
-    structure: str
-    mean: float
-    n: int
-    low: float | None
-    high: float | None
-
-    def to_json(self) -> dict[str, Json]:
-        """Plain values for events."""
-        return dict(vars(self))
 
 
 def summaries(
@@ -53,10 +37,10 @@ def summaries(
         if isinstance(value, int | float) and not isinstance(value, bool):
             case_id, modality = str(row.get("case")), str(row.get("modality"))
             patient = (patients or {}).get(case_id, case_id)
-            for structure in (str(row.get("structure")), "all"):
+            for structure in (str(row.get("structure")), ALL):
                 group = found.setdefault((modality, structure), {})
                 group.setdefault(patient, []).append(float(value))
-    ordered = sorted(found.items(), key=lambda item: (item[0][0], item[0][1] == "all"))
+    ordered = sorted(found.items(), key=lambda item: (item[0][0], item[0][1] == ALL))
     return [_summary(*group, values, seed) for group, values in ordered]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from semiseg.events import Json
 from semiseg.rounds.corrections import Correction, corrections
+from semiseg.rounds.summary import read_overall
 from semiseg.rounds.time import worked
 from semiseg.study.journal import Entry
 from semiseg.study.ledger import FINISHED
@@ -25,7 +26,8 @@ class Round:
 
     `minutes` and `slices` (finished ones) are those of this round. `dice` is how well what was
     suggested fitted what the human left, None where nothing suggested was corrected;
-    `corrected` counts the slices behind it. `validation` is the model's own Dice.
+    `corrected` counts the slices behind it. `validation` is the model's own Dice; in new patients
+    it is expected from `low` to `high` (None where that is not known).
     """
 
     number: int
@@ -39,6 +41,8 @@ class Round:
     added_ml: float
     removed_ml: float
     surface_mm: float | None
+    low: float | None = None
+    high: float | None = None
 
     def to_json(self) -> dict[str, Json]:
         """Plain values for events."""
@@ -128,6 +132,7 @@ def _round(
     parts = [part for one in kept for part in one.structures]
     surfaces = [part.surface_mm for part in parts if part.surface_mm is not None]
     weights = [slices for _, slices in scored]
+    own = None if model is None else read_overall(model.info.get("validation"))
     return Round(
         number=number,
         name="before the first model" if model is None else model.name,
@@ -140,6 +145,8 @@ def _round(
         added_ml=sum(part.added_ml for part in parts),
         removed_ml=sum(part.removed_ml for part in parts),
         surface_mm=float(np.mean(surfaces)) if surfaces else None,
+        low=None if own is None else own.low,
+        high=None if own is None else own.high,
     )
 
 

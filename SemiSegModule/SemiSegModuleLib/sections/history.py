@@ -130,7 +130,7 @@ class HistorySection:
 
     def _build_tables(self) -> None:
         self.adviceLabel = label()
-        self.rounds = PlainTable(round_headings(), numbers=range(1, 8), most_rows=5)
+        self.rounds = PlainTable(round_headings(), numbers=range(1, 9), most_rows=5)
         self.rounds.widget.selectionMode = qt.QAbstractItemView.NoSelection
         self.roundsArea = self.rounds.widget
         self.versions = PlainTable(version_headings(), self.onSelect, numbers=(2, 3, 4))

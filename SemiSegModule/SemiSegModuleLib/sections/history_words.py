@@ -20,6 +20,7 @@ def round_headings() -> list[tuple[str, str]]:
         (_("Round"), _("From one model to the next")),
         (_("Min"), _("Minutes of drawing; longer pauses count as five")),
         (_("Slices"), _("Slices that were finished")),
+        (_("Own score"), _own_score_meaning()),
         (_("Checked"), _("Finished slices in which something had been suggested")),
         (_("Kept"), _("How well the suggestion fitted what you left (Dice, in percent)")),
         (_("Added"), _("Millilitres that you added to the suggestion")),
@@ -36,6 +37,7 @@ def round_cells(line: RoundLine) -> tuple[str, ...]:
         name,
         f"{line.minutes:.1f}",
         str(line.slices),
+        _own_score(line.validation, line.low, line.high),
         str(line.corrected),
         _NONE if line.dice is None else f"{100 * line.dice:.1f} %",
         f"{line.added_ml:.1f} ml" if checked else _NONE,
@@ -44,12 +46,27 @@ def round_cells(line: RoundLine) -> tuple[str, ...]:
     )
 
 
+def _own_score(dice: float | None, low: float | None, high: float | None) -> str:
+    if dice is None:
+        return _NONE
+    if low is None or high is None:
+        return f"{100 * dice:.1f} %"
+    return f"{100 * dice:.1f} % ({100 * low:.0f}\u2013{100 * high:.0f})"
+
+
+def _own_score_meaning() -> str:
+    return _(
+        "A model's Dice on what was held back from it; in brackets what to expect in new patients "
+        "(95 % interval of the mean), where whole patients were held back"
+    )
+
+
 def version_headings() -> list[tuple[str, str]]:
     """Names and meanings of the columns of versions."""
     return [
         (_("Version"), _("Labels and segmentations of this scan, and models; bold is the newest")),
         (_("When"), _("When it was made")),
-        (_("Score"), _("A model's Dice on held-back slices; how unsure a segmentation is")),
+        (_("Score"), _own_score_meaning() + _("; how unsure a segmentation is")),
         (_("Min"), _("Minutes of drawing or learning behind it")),
         (_("MB"), _("Space that it takes")),
         (_("What"), _("How it came about, and what changed against the one before")),
@@ -79,7 +96,7 @@ def version_text(line: VersionLine, names: Mapping[int, str]) -> str:
 
 def _score(line: VersionLine) -> str:
     if line.score is not None:
-        return f"{100 * line.score:.1f} %"
+        return _own_score(line.score, line.low, line.high)
     if line.uncertainty is not None:
         return _("{percent:.0f} % unsure").format(percent=100 * line.uncertainty)
     return _NONE
