@@ -90,7 +90,7 @@ def test_versions_of_the_case_and_models_are_listed_the_newest_first(section: An
     assert newest[2].endswith(" % unsure")
     assert newest[5].startswith("segmented by model 2: liver +")
     assert "spleen +" in newest[5]
-    assert model[2:4] == ["75.0 % (52\u201391)", "1.5"]
+    assert model[2:4] == ["75 % (52\u201391)", "1.5"]
     assert section.versions.widget.item(0, 0).font().bold()
     assert not section.versions.widget.item(2, 0).font().bold()
 
@@ -108,10 +108,10 @@ def test_rounds_say_what_they_cost_and_what_was_corrected(
     assert [row[0] for row in rows] == ["start", "model 1", "model 2"]
     assert (rows[0][3], rows[0][5]) == ("\u2013", "\u2013")
     checked = rows[2]
-    assert checked[3] == "75.0 % (52\u201391)"
+    assert checked[3] == "75 % (52\u201391)"
     assert (checked[2], checked[4]) == ("3", "3")
     assert checked[5].endswith(" %")
-    assert checked[7].endswith(" ml")
+    assert float(checked[7]) > 0
     assert "Another round pays" in section.adviceLabel.text
 
 

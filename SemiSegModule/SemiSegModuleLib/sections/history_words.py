@@ -20,11 +20,11 @@ def round_headings() -> list[tuple[str, str]]:
         (_("Round"), _("From one model to the next")),
         (_("Min"), _("Minutes of drawing; longer pauses count as five")),
         (_("Slices"), _("Slices that were finished")),
-        (_("Own score"), _own_score_meaning()),
+        (_("Score"), _own_score_meaning()),
         (_("Checked"), _("Finished slices in which something had been suggested")),
         (_("Kept"), _("How well the suggestion fitted what you left (Dice, in percent)")),
-        (_("Added"), _("Millilitres that you added to the suggestion")),
-        (_("Removed"), _("Millilitres that you took away from the suggestion")),
+        (_("+ ml"), _("Millilitres that you added to the suggestion")),
+        (_("\u2212 ml"), _("Millilitres that you took away from the suggestion")),
         (_("Moved"), _("Mean distance of your contours from the suggested ones, in millimetres")),
     ]
 
@@ -40,8 +40,8 @@ def round_cells(line: RoundLine) -> tuple[str, ...]:
         _own_score(line.validation, line.low, line.high),
         str(line.corrected),
         _NONE if line.dice is None else f"{100 * line.dice:.1f} %",
-        f"{line.added_ml:.1f} ml" if checked else _NONE,
-        f"{line.removed_ml:.1f} ml" if checked else _NONE,
+        f"{line.added_ml:.1f}" if checked else _NONE,
+        f"{line.removed_ml:.1f}" if checked else _NONE,
         _NONE if line.surface_mm is None else f"{line.surface_mm:.1f} mm",
     )
 
@@ -51,7 +51,7 @@ def _own_score(dice: float | None, low: float | None, high: float | None) -> str
         return _NONE
     if low is None or high is None:
         return f"{100 * dice:.1f} %"
-    return f"{100 * dice:.1f} % ({100 * low:.0f}\u2013{100 * high:.0f})"
+    return f"{100 * dice:.0f} % ({100 * low:.0f}\u2013{100 * high:.0f})"
 
 
 def _own_score_meaning() -> str:
