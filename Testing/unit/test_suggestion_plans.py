@@ -9,7 +9,7 @@ from semiseg.suggestion.guesses import shifted_profiles
 from semiseg.suggestion.plans import Scan, best_plan
 
 PLACES = np.arange(0, 200, 10, dtype=np.float32)  # mm
-NOTHING = (np.empty(0, np.float32), np.empty(0, np.float32))
+NOWHERE = np.zeros((1, len(PLACES)), np.float32)  # nothing is told elsewhere
 
 
 def scan(
@@ -50,7 +50,7 @@ def test_what_a_slice_would_tell_is_what_is_known_once_it_is_drawn() -> None:
         after = start.drawn(k)
         assert np.array_equal(after.covered, start.with_each()[:, k])
         gained = ((after.covered - start.covered) * start.demand).sum()
-        assert start.gains()[k] == pytest.approx(gained)
+        assert start.gains(NOWHERE)[k] == pytest.approx(gained)
 
 
 def test_each_side_counts_the_nearest_drawn_slice() -> None:
@@ -62,29 +62,29 @@ def test_each_side_counts_the_nearest_drawn_slice() -> None:
 
 def test_the_second_slice_of_a_scan_is_worth_more_than_the_first() -> None:
     alone = scan()
-    first = alone.gains().max()
-    assert alone.drawn(3).gains().max() > 2 * first
+    first = alone.gains(NOWHERE).max()
+    assert alone.drawn(3).gains(NOWHERE).max() > 2 * first
 
 
 def test_a_slice_is_put_further_out_only_where_the_structure_is_to_be_expected() -> None:
     shows = np.exp(-np.maximum(PLACES - 60, 0) / 40)
     demand = np.where(PLACES > 60, shows, 0)
     start = scan(shows, demand / demand.sum(), drawn=([40.0, 60.0], [1.0, 1.0]))
-    best = PLACES[int(start.gains().argmax())]
+    best = PLACES[int(start.gains(NOWHERE).argmax())]
     assert 80 <= best <= 110
 
 
 def test_a_plan_weighs_its_slices_together_with_opening_the_scan() -> None:
     start, minutes = scan(), np.ones(len(PLACES), np.float32)
-    nothing, free = np.zeros(len(PLACES), np.float32), np.ones(len(PLACES), np.bool_)
-    plan = best_plan(start, nothing, minutes, 0.0, free)
-    far = best_plan(start, nothing, minutes, 4.0, free)
+    free = np.ones(len(PLACES), np.bool_)
+    plan = best_plan(start, NOWHERE, minutes, 0.0, free)
+    far = best_plan(start, NOWHERE, minutes, 4.0, free)
     assert plan is not None
     assert far is not None
     gains = []
     for _ in range(4):
-        gains.append(start.gains().max())
-        start = start.drawn(int(start.gains().argmax()))
+        gains.append(start.gains(NOWHERE).max())
+        start = start.drawn(int(start.gains(NOWHERE).argmax()))
     total, count = np.cumsum(gains), np.arange(1, 5)
     assert plan.rate == pytest.approx(max(total / count))
     assert far.rate == pytest.approx(max(total / (4 + count)))
@@ -92,21 +92,29 @@ def test_a_plan_weighs_its_slices_together_with_opening_the_scan() -> None:
 
 
 def test_a_plan_keeps_to_what_is_free() -> None:
-    nothing, minutes = np.zeros(len(PLACES), np.float32), np.ones(len(PLACES), np.float32)
-    free = np.zeros(len(PLACES), np.bool_)
-    assert best_plan(scan(), nothing, minutes, 0.0, free) is None
+    minutes, free = np.ones(len(PLACES), np.float32), np.zeros(len(PLACES), np.bool_)
+    assert best_plan(scan(), NOWHERE, minutes, 0.0, free) is None
     free[17] = True
-    plan = best_plan(scan(), nothing, minutes, 0.0, free)
+    plan = best_plan(scan(), NOWHERE, minutes, 0.0, free)
     assert plan is not None
     assert plan.first == 17
 
 
 def test_what_other_scans_learn_of_a_slice_can_decide() -> None:
-    elsewhere, minutes = np.zeros(len(PLACES), np.float32), np.ones(len(PLACES), np.float32)
-    elsewhere[2] = 5
-    plan = best_plan(scan(), elsewhere, minutes, 0.0, np.ones(len(PLACES), np.bool_))
+    minutes, free = np.ones(len(PLACES), np.float32), np.ones(len(PLACES), np.bool_)
+    elsewhere = NOWHERE.copy()
+    elsewhere[0, 2] = 5
+    plan = best_plan(scan(), elsewhere, minutes, 0.0, free)
     assert plan is not None
     assert plan.first == 2
+
+
+def test_others_learn_of_what_lies_between_two_slices_as_the_scan_itself_does() -> None:
+    alone = scan()
+    elsewhere = NOWHERE + 0.5
+    second = alone.drawn(3)
+    own = second.gains(NOWHERE)
+    assert second.gains(elsewhere) == pytest.approx(own * (1 + 0.5 * len(PLACES)), rel=1e-5)
 
 
 def profile(*rows: tuple[int, int], n: int = 30) -> np.ndarray:

@@ -19,6 +19,7 @@ from semiseg.study.case import GateRecord
 from semiseg.study.ledger import SliceState
 from semiseg.study.protocol import parse_structures
 from semiseg.study.study import Study
+from semiseg.suggestion.cohort import board_of
 from semiseg.suggestion.doubts import doubts_of
 from semiseg.suggestion.geometry import Turned, distance_mm
 from semiseg.suggestion.kept import kept
@@ -30,6 +31,7 @@ from semiseg.suggestion.ranking import (
     mark_suggested,
     suggest,
 )
+from semiseg.suggestion.search import Sheet
 from semiseg.suggestion.words import Facts, reason
 
 _SHAPE = (30, 28, 26)
@@ -112,6 +114,55 @@ def test_before_any_label_slices_stand_for_most_of_the_scans(study: Study) -> No
     assert max(places) - min(places) >= 5  # spread over the body
     gains = [one.gain for one in found]
     assert gains[0] > gains[-1] > 0
+
+
+def test_the_first_scan_is_drawn_around_before_another_is_opened(study: Study) -> None:
+    found = suggest(study, SuggestConfig(n=3, planes=("axial",)))
+    assert len({one.case_id for one in found[:2]}) == 1
+
+    first = found[0].case_id
+    _draw(study, first, [found[0].index], int(first[1:]))
+    (after,) = suggest(study, SuggestConfig(n=1, planes=("axial",), at=first))
+    assert after.case_id == first
+
+
+def _sheet(study: Study) -> Sheet:
+    config = SuggestConfig(planes=("axial",))
+    views = case_views(study, config)
+    board = board_of(views, "axial", study.protocol.ids, reach_mm=config.reach_mm)
+    return Sheet(board, views, study.protocol.ids)
+
+
+def test_a_scan_that_is_drawn_around_tells_the_others_all_that_one_slice_cannot(
+    study: Study,
+) -> None:
+    _draw(study, "c0", [10])
+    one = _sheet(study)
+    _draw(study, "c0", [3, 18])
+    around = _sheet(study)
+
+    for case in (1, 2):
+        assert not one.scans[case].low_shows.any()
+        assert around.scans[case].covered.mean() > 1.5 * one.scans[case].covered.mean()
+        assert around.scans[case].covered.max() == pytest.approx(0.5, abs=0.02)
+    told = one.elsewhere(0)
+    assert told.shape == one.scans[0].demand.shape
+    assert 0 < told.sum() < sum(one.scans[case].demand.sum() for case in (1, 2))
+    assert around.elsewhere(0).sum() < told.sum()
+
+
+def test_where_programs_spoke_another_scans_slices_correct_little(study: Study) -> None:
+    _draw(study, "c0", [3, 10, 18])
+    _propagate(study, "c1", _truth(1), 0.5)
+    sheet = _sheet(study)
+
+    assert not sheet.scans[1].covered.any()
+    assert sheet.scans[2].covered.max() > 0.4
+    before = sheet.scans[2].covered.copy()
+    sheet.take(int(sheet.nodes[1][0]))
+    assert sheet.scans[0].covered.max() <= 1
+    assert (sheet.scans[2].covered >= before).all()
+    assert sheet._strength[0][sheet.nodes[1]].max() == pytest.approx(0.1, abs=0.02)
 
 
 def test_a_single_scan_is_spread_over_from_its_looks_alone(tmp_path: Path) -> None:

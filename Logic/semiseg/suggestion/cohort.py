@@ -57,7 +57,7 @@ def board_of(
         nodes=nodes,
         alike=alike,
         demand=missing_dice(views, nodes, plane, areas),
-        covered=_covered(views, nodes, plane, ids, alike, reach_mm),
+        covered=_covered(views, nodes, plane, ids, reach_mm),
         contour_mm=contours,
         shows=_shows(nodes, areas),
     )
@@ -107,16 +107,10 @@ def _covered(
     nodes: Sequence[Node],
     plane: Plane,
     ids: Sequence[int],
-    alike: Floats,
     reach_mm: float,
 ) -> Floats:
-    """What finished slices tell (S, N).
-
-    Errors that programs make although a like slice of another scan is drawn are still there, so
-    only slices of the same scan count where a program spoke.
-    """
+    """What finished slices tell of their own scans (S, N)."""
     covered = np.zeros((len(ids), len(nodes)), dtype=np.float32)
-    spoken = np.array([views[node.case].doubts.known for node in nodes])
     owner = np.array([node.case for node in nodes])
     centers = np.array([node.center for node in nodes])
     for number, view in enumerate(views):
@@ -130,9 +124,6 @@ def _covered(
                 continue
             gaps = distance_mm(count, done, spacing)[centers[mine]]
             covered[row, mine] = np.maximum(covered[row, mine], near(gaps, own_reach))
-            drawn = mine[np.abs(centers[mine][:, None] - done[None, :]).argmin(axis=0)]
-            told = np.where(spoken | (owner == number), 0, alike[drawn].max(axis=0))
-            covered[row] = np.maximum(covered[row], told)
     return covered
 
 

@@ -80,10 +80,10 @@ class Scan:
         found = np.maximum(_between(low, high, low_shows, high_shows), beside)
         return np.asarray(np.maximum(found, self.covered[:, None, :]))
 
-    def gains(self) -> Floats:
-        """(n,) of drawing each slice."""
+    def gains(self, elsewhere: Floats) -> Floats:
+        """(n,) of drawing each slice; `elsewhere` (S, n) is what knowing each tells of others."""
         news = self.with_each() - self.covered[:, None, :]
-        return np.asarray(np.einsum("sij,sj->i", news, self.demand))
+        return np.asarray(np.einsum("sij,sj->i", news, self.demand + elsewhere))
 
     def drawn(self, k: int) -> Scan:
         """As it is once slice `k` is drawn."""
@@ -124,13 +124,13 @@ def best_plan(
 ) -> Plan | None:
     """Slices chosen greedily; None where none is `free` (n,).
 
-    `elsewhere` (n,) is what each tells of other scans, `minutes` (n,) what it costs, and `opening`
-    what the scan's opening does.
+    `elsewhere` (S, n) is what knowing each tells of other scans, `minutes` (n,) what a drawing
+    costs, and `opening` what the scan's opening does.
     """
     free, total, spent = free.copy(), 0.0, opening
     first, best = -1, 0.0
     for _ in range(min(_DEEP, int(free.sum()))):
-        gains = scan.gains() + elsewhere
+        gains = scan.gains(elsewhere)
         k = int(np.where(free, gains / minutes, -np.inf).argmax())
         first = k if first < 0 else first
         total, spent = total + float(gains[k]), spent + float(minutes[k])

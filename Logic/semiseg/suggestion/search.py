@@ -19,11 +19,18 @@ from semiseg.suggestion.views import CaseView, Node, doubts_near
 from semiseg.suggestion.words import Facts, reason
 
 _OTHER_PLANE = 0.5  # a scan is drawn in one plane, unless another is much better
+# A scan that is known tells the scan most like it so much: of all that is there while no program
+# spoke, and of the errors that are left afterwards.
+_CARRIED, _IMPROVED = 0.5, 0.1
 _NEWS = 0.05  # of what is known of a scan, that its plan is made anew for
 
 
 class Sheet:
-    """A board with what was chosen: each case's scan, and its plan until something changes it."""
+    """A board with what was chosen: each case's scan, and its plan until something changes it.
+
+    What is known of a scan is carried to others, from each of its nodes to those most like it: one
+    slice alone tells of others little more than of its own scan, several around an organ tell all.
+    """
 
     def __init__(self, board: Board, views: Sequence[CaseView], ids: Sequence[int]) -> None:
         self.board = board
@@ -31,31 +38,39 @@ class Sheet:
         owners = np.array([node.case for node in board.nodes])
         self.nodes = [np.flatnonzero(owners == number) for number in range(len(views))]
         self.plans: dict[int, Plan | None] = {}
-        self._others = board.alike * (owners[:, None] != owners[None, :])
-        self._elsewhere = self._told_elsewhere()
+        others = board.alike * (owners[:, None] != owners[None, :])
+        self._nearest = [others[mine].argmax(axis=0) for mine in self.nodes]
+        spoken = np.array([views[node.case].doubts.known for node in board.nodes])
+        alike = np.stack([others[mine].max(axis=0) for mine in self.nodes])
+        share = alike / np.maximum(alike.max(axis=0), 1e-6)
+        self._strength = share * np.where(spoken, _IMPROVED, _CARRIED).astype(np.float32)
+        self._carry([number for number, view in enumerate(views) if not view.doubts.known])
 
     def elsewhere(self, case: int) -> Floats:
-        """What drawing each node of a case tells of other scans, in mean Dice."""
-        return self._elsewhere[self.nodes[case]]
+        """(S, n): what knowing each node of a case tells of other scans, in mean Dice."""
+        nearest, count = self._nearest[case], len(self.nodes[case])
+        news = np.maximum(self._strength[case] - self._covered(), 0) * self.board.demand
+        rows = [np.bincount(nearest, weights=row, minlength=count) for row in news]
+        return np.array(rows, dtype=np.float32).reshape(len(news), count)
 
     def told(self, node: int) -> Floats:
         """What is new (S, N), in mean Dice, once `node` is drawn."""
         case = self.board.nodes[node].case
-        known = self.board.present[:, node, None] * self._others[node]
         mine = self.nodes[case]
-        known[:, mine] = self.scans[case].with_each()[:, node - mine[0]]
+        own = self.scans[case].with_each()[:, node - mine[0]]
+        known = self._spread(case, own)
+        known[:, mine] = own
         return np.asarray(np.maximum(known - self._covered(), 0) * self.board.demand)
 
     def take(self, node: int) -> None:
         """As if `node` were drawn."""
         case = self.board.nodes[node].case
-        known = self.board.present[:, node, None] * self._others[node]
+        self.scans[case] = self.scans[case].drawn(int(node - self.nodes[case][0]))
+        known = self._spread(case, self.scans[case].covered)
         for number, mine in enumerate(self.nodes):
             if number != case:
                 self.cover(number, known[:, mine])
-        self.scans[case] = self.scans[case].drawn(int(node - self.nodes[case][0]))
         self.plans.pop(case, None)
-        self._elsewhere = self._told_elsewhere()
 
     def cover(self, case: int, known: Floats) -> None:
         """As if something else told so much of a case's nodes (S, n)."""
@@ -64,15 +79,19 @@ class Sheet:
             self.plans.pop(case, None)
         scan.covered = np.maximum(scan.covered, known)
 
+    def _spread(self, case: int, covered: Floats) -> Floats:
+        """What `covered` (S, n) of a case tells of all nodes (S, N) of others."""
+        return np.asarray(covered[:, self._nearest[case]] * self._strength[case])
+
+    def _carry(self, silent: Sequence[int]) -> None:
+        """What is drawn tells of the cases of which no program spoke."""
+        known = [self._spread(case, scan.covered) for case, scan in enumerate(self.scans)]
+        for number in silent:
+            for one in known:
+                self.cover(number, one[:, self.nodes[number]])
+
     def _covered(self) -> Floats:
         return np.concatenate([scan.covered for scan in self.scans], axis=1)
-
-    def _told_elsewhere(self) -> Floats:
-        told = np.zeros(len(self.board.nodes), dtype=np.float32)
-        for row, covered in enumerate(self._covered()):
-            news = np.maximum(self._others - covered, 0)
-            told += (news @ self.board.demand[row]) * self.board.present[row]
-        return told
 
 
 @dataclass(frozen=True, kw_only=True)
