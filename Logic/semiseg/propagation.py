@@ -92,7 +92,7 @@ class _Run:
         self._records, self._direct = Records(folder), Records(folder / "direct")
         self._rings = Rings(folder / "rings")
         self._progress = Progress(emit, "propagate", 1)
-        self._step = 0
+        self._step = self._until = 0
         self._waiting: list[Plan] = []
         self._failed: dict[str, str] = {}
 
@@ -134,7 +134,7 @@ class _Run:
                 plan = self._planner.plan(self._study.case(case_id))
                 if not plan.asked or self._known(plan):
                     continue
-                chosen = self._library.choose(plan.case, plan.lenders)
+                chosen = self._library.choose(plan.case, plan.lenders, plan.asked)
                 pairs = [self._planner.pair(plan, lender) for lender in chosen]
             except (ImageError, StudyError):
                 continue
@@ -170,6 +170,7 @@ class _Run:
     def _outcome(self, plan: Plan) -> CaseOutcome | None:
         """None where the case waits for others."""
         start, before, last = time.monotonic(), self._study.label(plan.id), self._step
+        self._until = last + self._steps(plan)
         outcome = self._records.kept(plan.id, plan.key, before)
         if outcome is None:
             if self._direct.find(plan.id, plan.key) is not None:
@@ -217,7 +218,7 @@ class _Run:
             if fill is None:
                 raise StudyError(f"{plan.id}: there is nothing to propagate")
             return fill
-        chosen = self._library.choose(plan.case, plan.lenders)
+        chosen = self._library.choose(plan.case, plan.lenders, plan.asked)
         ways = {lender: self._aligned(plan, lender) for lender in chosen}
         lent = self._lending.proposal(plan.case, plan.asked, ways)
         return lent if fill is None or label is None else joined(fill, lent, human_voxels(label))
@@ -239,7 +240,8 @@ class _Run:
     def _aligned(self, plan: Plan, lender: str) -> RegistrationResult:
         self._done(0, f"{plan.id}: aligning {lender}")
         result = self._registered(plan, lender)
-        self._done(1, f"{plan.id}: {lender} is aligned")
+        # A structure that few atlases have may take more of them than was counted on.
+        self._done(int(self._step < self._until), f"{plan.id}: {lender} is aligned")
         return result
 
     def _registered(self, plan: Plan, lender: str) -> RegistrationResult:

@@ -22,7 +22,7 @@ from semiseg.atlases.cycles import (
     wrong_edges,
 )
 from semiseg.atlases.descriptor import CELLS_ZYX, describe, kept_descriptor, likeness
-from semiseg.atlases.library import Library
+from semiseg.atlases.library import Library, covering
 from semiseg.atlases.records import CaseOutcome, Records, Rings
 from semiseg.atlases.transfer import Atlas
 from semiseg.config import PropagationConfig, RegistrationConfig
@@ -163,6 +163,45 @@ def test_the_descriptor_chooses_whom_the_search_looks_at(
     looked.clear()
     found.choose(target, lenders)
     assert not looked
+
+
+@pytest.mark.parametrize(
+    ("lent", "wanted", "expected"),
+    [
+        ({"a": {1, 2}, "b": {1}, "c": {2}}, 2, "ab"),
+        ({"a": {1}, "b": {1}, "c": {2}}, 2, "ac"),
+        ({"a": {1}, "b": {1, 2}, "c": {3}, "d": {3}}, 2, "bc"),
+        ({"a": {1}, "b": {2}, "c": {3}}, 2, "abc"),
+        ({"a": {1}, "b": {2}}, 1, "ab"),
+        ({"a": {1}, "b": {1, 2}}, 1, "b"),
+        ({"a": set(), "b": set(), "c": {1}}, 2, "ac"),
+        ({"a": {1}, "b": {1}, "c": {1}, "d": {2}, "e": {3}}, 3, "ade"),
+    ],
+    ids=["enough", "last goes", "all go", "none goes", "one", "one goes", "idle", "two"],
+)
+def test_a_structure_that_few_atlases_have_is_not_left_out(
+    lent: dict[str, set[int]], wanted: int, expected: str
+) -> None:
+    assert "".join(covering(sorted(lent), wanted, lent)) == expected
+
+
+def test_the_atlas_with_a_rare_structure_is_looked_at_however_unlike_it_is(
+    phantom_study: Callable[..., Study],
+) -> None:
+    study = phantom_study(("CT",) * 9, annotated=8)
+    two = PropagationConfig(
+        atlases=2, registration=RegistrationConfig(spacing_mm=4.0, device="cpu")
+    )
+    found = Library(study, two)
+    found.descriptor = lambda i: np.array([float(i[1:]) / 10, 0], np.float32)  # c7 is most alike
+    found.lent_ids = lambda i: (1, 2) if i == "c0" else (1,)
+    target = study.cases["c8"]
+    lenders = found.lenders(target)
+    assert "c0" not in found.nearest(target, lenders, 6)
+    chosen = found.choose(target, lenders, (1, 2))
+    assert len(chosen) == 2
+    assert "c0" in chosen
+    assert "c0" not in found.choose(target, lenders, (1,))
 
 
 def test_composed_maps_are_the_way_along_both() -> None:

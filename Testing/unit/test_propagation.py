@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from semiseg.atlases import library
+from semiseg.atlases.library import Library
 from semiseg.config import PropagationConfig, RegistrationConfig, SliceConfig
 from semiseg.errors import CasesFailedError, NotEnoughLabelsError, SemiSegError
 from semiseg.events import Event
@@ -115,6 +117,35 @@ def test_several_atlases_agree_or_say_that_they_do_not(make: Callable[..., Study
     assert label is not None
     assert overlap(label.array, body(2)[1], 1) > 0.75
     assert study.label_versions("a0") == (1,)  # lends without being asked for itself
+
+
+def test_an_atlas_without_a_structure_does_not_vote_against_it(make: Callable[..., Study]) -> None:
+    study = make(("a0", "CT", 0), ("b1", "CT", 1), ("b2", "CT", 1), ("u3", "CT", 2))
+    for case_id in ("b1", "b2"):
+        without = np.where(body(1)[1] == 2, 0, body(1)[1]).astype(np.uint16)
+        study.annotate(case_id, drawn(without), plane="axial", indices=ALL_DONE)
+    outcome = propagate(study, ACCEPTING, case_ids=["u3"]).cases[0]
+    label = study.label("u3")
+    assert label is not None
+    assert len(outcome.atlases) == 3
+    assert overlap(label.array, body(2)[1], 2) > 0.7
+    assert Library(study, ACCEPTING).atlas("b1").ids == (1,)
+
+
+def test_one_more_atlas_brings_what_the_others_do_not_have(make: Callable[..., Study]) -> None:
+    study = make(("b0", "CT", 0), ("b1", "CT", 1), ("u2", "CT", 2))
+    for case_id, shift, structure in (("b0", 0, 1), ("b1", 1, 2)):
+        alone = np.where(body(shift)[1] == structure, structure, 0).astype(np.uint16)
+        study.annotate(case_id, drawn(alone), plane="axial", indices=ALL_DONE)
+    events: list[Event] = []
+    one = replace(ACCEPTING, atlases=1)
+    outcome = propagate(study, one, events.append, case_ids=["u2"]).cases[0]
+    label = study.label("u2")
+    assert label is not None
+    assert set(outcome.atlases) == {"b0", "b1"}
+    assert overlap(label.array, body(2)[1], 1) > 0.7
+    assert overlap(label.array, body(2)[1], 2) > 0.7
+    assert all(event.step <= event.total for event in events if event.total)
 
 
 def test_a_rejected_case_gets_a_verdict_and_no_voxels(make: Callable[..., Study]) -> None:

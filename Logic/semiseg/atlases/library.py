@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, lru_cache
 
@@ -43,7 +43,7 @@ class Library:
         self.lent_ids: Callable[[str], tuple[int, ...]] = cache(self._lent_ids)
         self.annotated: Callable[[], tuple[str, ...]] = cache(self._annotated)
         self._hands_on: Callable[[Modality], tuple[str, ...]] = cache(self._handing_on)
-        self._chosen: dict[tuple[str, tuple[str, ...]], tuple[str, ...]] = {}
+        self._chosen: dict[tuple[str, tuple[str, ...], tuple[int, ...]], tuple[str, ...]] = {}
         self._keys: dict[str, str] = {}
 
     def ids(self, label: CaseLabel | None) -> tuple[int, ...]:
@@ -79,14 +79,18 @@ class Library:
         return self._keys[case_id]
 
     def atlas(self, case_id: str) -> Atlas:
-        """The case with its labels filled."""
-        fill = self.fill(case_id)
+        """The case with its labels filled.
+
+        Structures of which its done slices show nothing are not among them: where they lie in
+        others it cannot tell, and it would vote for background there.
+        """
+        fill, lent = self.fill(case_id), self.lent_ids(case_id)
         return Atlas(
             case_id=case_id,
             grid=self._study.cases[case_id].grid,
-            array=np.where(np.isin(fill.array, fill.ids), fill.array, 0).astype(np.uint16),
+            array=np.where(np.isin(fill.array, lent), fill.array, 0).astype(np.uint16),
             confidence=fill.confidence,
-            ids=fill.ids,
+            ids=tuple(i for i in fill.ids if i in lent),
         )
 
     def source(self, case_id: str) -> Source:
@@ -110,21 +114,30 @@ class Library:
 
         return replace(source, known_key=content_key(self.key(case_id), ids), known=known)
 
-    def choose(self, target: Case, lenders: Sequence[str]) -> tuple[str, ...]:
+    def choose(
+        self, target: Case, lenders: Sequence[str], asked: tuple[int, ...] = ()
+    ) -> tuple[str, ...]:
         """The atlases for `target`: those whose place in it is found most surely.
 
-        The same modality is preferred. Only the few most alike by descriptor are looked at, so
-        that the cost per target does not grow with the study.
+        The same modality is preferred. Each structure `asked` is in one of them, and they are as
+        many as the settings say, or more where that takes more. Only the few most alike by
+        descriptor are looked at, so that the cost per target does not grow with the study.
         """
-        wanted, asked = self._config.atlases, (target.id, tuple(lenders))
+        wanted, key = self._config.atlases, (target.id, tuple(lenders), asked)
         if len(lenders) <= wanted:
             return tuple(lenders)
-        if asked not in self._chosen:
-            self._chosen[asked] = self._surest(target, lenders)[:wanted]
-        return self._chosen[asked]
+        if key not in self._chosen:
+            lent = {i: set(self.lent_ids(i)) & set(asked) for i in lenders}
+            self._chosen[key] = covering(self._surest(target, lenders, lent), wanted, lent)
+        return self._chosen[key]
 
-    def _surest(self, target: Case, lenders: Sequence[str]) -> tuple[str, ...]:
-        near = self.nearest(target, lenders, _SHORTLIST * self._config.atlases)
+    def _surest(
+        self, target: Case, lenders: Sequence[str], lent: Mapping[str, set[int]]
+    ) -> tuple[str, ...]:
+        near = list(self.nearest(target, lenders, _SHORTLIST * self._config.atlases))
+        seen = {i for lender in near for i in lent[lender]}
+        for structure in sorted({i for ids in lent.values() for i in ids} - seen):
+            near += self.nearest(target, [i for i in lenders if structure in lent[i]], 1)
         fixed = self.prepared(target.id).features
 
         def promise(case_id: str) -> float:
@@ -132,7 +145,7 @@ class Library:
             certainty = find_start(fixed, self.prepared(case_id).features).certainty
             return certainty + (_SAME_MODALITY if same else 0.0)
 
-        return tuple(sorted(near, key=promise, reverse=True))
+        return tuple(sorted(dict.fromkeys(near), key=promise, reverse=True))
 
     def nearest(self, target: Case, others: Sequence[str], count: int) -> tuple[str, ...]:
         """The `count` most like `target` by descriptor and extent; its own modality comes first."""
@@ -191,6 +204,29 @@ class Library:
     def _prepared(self, case_id: str) -> Prepared:
         case = self._study.cases[case_id]
         return prepare(self._study.image(case_id), case.modality, self._config.registration)
+
+
+def covering(order: Sequence[str], wanted: int, lent: Mapping[str, set[int]]) -> tuple[str, ...]:
+    """The first `wanted` of `order`, and others for structures that none of these have.
+
+    Such a one replaces the last that is not needed for any; where all are, it is one more.
+    """
+    chosen = list(order[:wanted])
+    for structure in sorted({i for lender in order for i in lent[lender]}):
+        if any(structure in lent[i] for i in chosen):
+            continue
+        chosen.append(next(i for i in order if structure in lent[i]))
+        if len(chosen) > wanted and (spare := _spare(chosen, lent)) is not None:
+            chosen.remove(spare)
+    return tuple(i for i in order if i in chosen)
+
+
+def _spare(chosen: Sequence[str], lent: Mapping[str, set[int]]) -> str | None:
+    """The last one but for the newest of whose structures another has each."""
+    for one in reversed(chosen[:-1]):
+        if lent[one] <= {i for other in chosen if other != one for i in lent[other]}:
+            return one
+    return None
 
 
 def _unlike(one: Case, other: Case) -> float:

@@ -18,7 +18,7 @@ from semiseg.study.case import Case, CaseLabel, Verdict
 from semiseg.study.storage import make_folder, read_json, write_json_atomic
 
 # Counts up whenever results change, so that kept outcomes are not mistaken for new ones.
-ALGORITHM = 4
+ALGORITHM = 5
 
 
 @dataclass(frozen=True, kw_only=True)

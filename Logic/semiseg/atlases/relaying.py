@@ -73,7 +73,7 @@ class Relaying:
         Registrations that are `wrong` are left out.
         """
         misses = typical_misses(around.rings)
-        chosen = self._library.choose(plan.case, plan.lenders)
+        chosen = self._library.choose(plan.case, plan.lenders, plan.asked)
         sound = [i for i in chosen if edge(plan.id, i) not in wrong] or list(chosen)
         ways = {lender: self._registered(plan, lender) for lender in sound}
         direct = self._lending.proposal(plan.case, plan.asked, ways, misses)
@@ -110,7 +110,7 @@ class Relaying:
     def _triangles(self, plan: Plan, relay: Relay) -> tuple[Triangle, ...]:
         """From each atlas that reaches both cases over the other one to this one, and home."""
         between = self._registered(plan, relay.plan.id)
-        direct = self._library.choose(plan.case, plan.lenders)
+        direct = self._library.choose(plan.case, plan.lenders, plan.asked)
         found = []
         for atlas in (i for i in direct if i in relay.atlases):
             here, there = self._registered(plan, atlas), self._registered(relay.plan, atlas)
