@@ -12,6 +12,9 @@ carried to the other scans of the pool, too: CCT-R needs that. Carrying is done 
 labelled and a seed, before all budgets, and its seconds are told apart; registrations are kept
 in `--registrations`. Its seconds are those of a whole propagation only where none was kept.
 
+`--minutes` decides how fine the network sees, too; with `--steps` instead, and `--spacing` where
+voxels are to stay as coarse as a short time allows, methods are compared at equal steps.
+
 Tables: means over scans and seeds, and for each method the mean paired difference to the better
 of `supervised`, `supervised@CT` and `supervised@MR` (as far as they were run; the better one on
 the tested modality), with a 95 % bootstrap interval over patients.
@@ -57,6 +60,7 @@ SETTINGS = (
     "data_set",
     "minutes",
     "steps",
+    "spacing",
     "dims",
     "sparing",
     "propagate",
@@ -130,6 +134,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=2.0)
     parser.add_argument("--steps", type=int, help="end after so many steps instead")
     parser.add_argument("--clock", choices=("wall", "processor"), default="wall", help="of minutes")
+    parser.add_argument("--spacing", type=float, metavar="MM", help="voxels to learn at")
     parser.add_argument("--dims", default="auto", help="2: networks see single slices; 3; auto")
     parser.add_argument("--propagate", action="store_true", help="carried labels for all methods")
     parser.add_argument("--registrations", help="folder that keeps them; by default in --out")
@@ -320,6 +325,7 @@ def train_config(run: Run, given: argparse.Namespace):
         method=Arm.named(run.method).method,
         minutes=None if given.steps else given.minutes,
         steps=given.steps,
+        spacing_mm=given.spacing,
         seed=run.seed,
         device=given.device,
         dims=given.dims,
