@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 # Their files say nothing true about millimetres.
@@ -30,6 +30,13 @@ class Scan:
     image: Path
     label: Path
     pool: bool
+
+
+def rehearsed(scans: list[Scan]) -> list[Scan]:
+    """The pool alone, to choose settings on: the last fifth of its patients is tested on."""
+    patients = sorted({scan.patient for scan in scans if scan.pool})
+    kept = set(patients[: len(patients) * 4 // 5])
+    return [replace(scan, pool=scan.patient in kept) for scan in scans if scan.pool]
 
 
 def hippocampus(folder: Path) -> list[Scan]:

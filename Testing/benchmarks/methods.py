@@ -12,8 +12,10 @@ carried to the other scans of the pool, too: CCT-R needs that. Carrying is done 
 labelled and a seed, before all budgets, and its seconds are told apart; registrations are kept
 in `--registrations`. Its seconds are those of a whole propagation only where none was kept.
 
-`--minutes` decides how fine the network sees, too; with `--steps` instead, and `--spacing` where
-voxels are to stay as coarse as a short time allows, methods are compared at equal steps.
+Settings are never chosen on the test scans: `--rehearsal` puts the last fifth of the pool's
+patients in their place. `--minutes` decides how fine the network sees, too; with `--steps` instead,
+and `--spacing` where voxels are to stay as coarse as a short time allows, methods are compared at
+equal steps.
 
 Tables: means over scans and seeds, and for each method the mean paired difference to the better
 of `supervised`, `supervised@CT` and `supervised@MR` (as far as they were run; the better one on
@@ -40,7 +42,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from data_sets import DATA_SETS, WITHOUT_SPACING, Scan, scans_of
+from data_sets import DATA_SETS, WITHOUT_SPACING, Scan, rehearsed, scans_of
 from method_studies import (
     ALL,
     PROTOCOLS,
@@ -63,6 +65,7 @@ SETTINGS = (
     "spacing",
     "dims",
     "sparing",
+    "rehearsal",
     "propagate",
     "pool",
     "clock",
@@ -138,6 +141,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dims", default="auto", help="2: networks see single slices; 3; auto")
     parser.add_argument("--propagate", action="store_true", help="carried labels for all methods")
     parser.add_argument("--registrations", help="folder that keeps them; by default in --out")
+    parser.add_argument("--rehearsal", action="store_true", help="test on patients of the pool")
     parser.add_argument("--sparing", action="store_true", help="less work on unlabelled scans")
     parser.add_argument(
         "--segment-pool", action="store_true", help="segment the pool too, to see how long it takes"
@@ -169,6 +173,7 @@ def work(given: argparse.Namespace, out: Path) -> bool:
     """Prepare the studies that are missing, then do the runs that are; whether all succeeded."""
     require_methods(given)
     scans = scans_of(given.data_set, Path(given.data))
+    scans = rehearsed(scans) if given.rehearsal else scans
     runs = [run for run in all_runs(given) if not (out / run.file).exists()]
     say(f"{len(runs)} runs to do; {sum(s.pool for s in scans)} scans in the pool, the rest tests")
     studies = list(dict.fromkeys(run.drawn(given) for run in runs))

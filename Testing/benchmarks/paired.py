@@ -34,11 +34,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from data_sets import DATA_SETS, Scan, scans_of
+from data_sets import DATA_SETS, Scan, rehearsed, scans_of
 from numpy.typing import NDArray
 from records import circumstances, save
 from tables import figure, markdown, mean, spread
@@ -104,18 +104,10 @@ def parse() -> argparse.Namespace:
 
 
 def one_per_patient(scans: list[Scan], given: argparse.Namespace) -> dict[str, Scan]:
-    """A patient's first scan by name; so many test patients, also by name.
-
-    In a rehearsal the last fifth of the pool takes the place of the tests.
-    """
+    """A patient's first scan by name; so many test patients, also by name."""
     found: dict[str, Scan] = {}
-    for scan in sorted(scans, key=lambda scan: scan.name):
+    for scan in sorted(rehearsed(scans) if given.rehearsal else scans, key=lambda one: one.name):
         found.setdefault(scan.patient, scan)
-    if given.rehearsal:
-        pool = [scan for scan in found.values() if scan.pool]
-        kept, held = pool[: len(pool) * 4 // 5], pool[len(pool) * 4 // 5 :]
-        found = {scan.patient: scan for scan in kept}
-        found |= {scan.patient: replace(scan, pool=False) for scan in held}
     names = [name for name, scan in found.items() if not scan.pool][: given.tests]
     return {name: scan for name, scan in found.items() if scan.pool or name in names}
 

@@ -64,6 +64,16 @@ def test_protocols_label_as_many_scans_as_they_say(
         assert case.full == (labelled != "AB-5" and case.case_id in names)
 
 
+def test_a_rehearsal_never_sees_a_test_scan(studies: ModuleType) -> None:
+    from data_sets import rehearsed
+
+    found = rehearsed([*scans(), scans()[0]])  # a patient with two scans stays in one part
+    assert not any("test" in scan.name for scan in found)
+    held = {scan.patient for scan in found if not scan.pool}
+    assert held == {"mr_02", "mr_03", "mr_04", "mr_05"}
+    assert held.isdisjoint(scan.patient for scan in found if scan.pool)
+
+
 def test_seeds_draw_scans_in_turn_as_the_whole_loop_does(studies: ModuleType) -> None:
     for seed, expected in (
         (0, {"ct_00", "mr_00"}),
