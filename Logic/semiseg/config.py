@@ -118,7 +118,8 @@ class TrainConfig:
     `start_from`: the bundle whose weights the networks begin with, in place of random ones.
     `steps` alone makes a run that repeats to the bit on one machine. `dims` "2": networks see
     single axial slices; then `patch` is (1, y, x). "2.5": their two neighbours too. `sparing`:
-    less time for unlabelled scans than methods were published with. `atlas_warps`: labelled scans
+    less time for unlabelled scans than methods were published with (None: where that was measured
+    to be better, see `learning.method_choice.spared`). `atlas_warps`: labelled scans
     are bent towards other patients too. `bridging`: images get random looks between CT and MR.
     `clock`: what `minutes` are counted by;
     "processor" compares trainings fairly on a machine that does other work too. `preset`: the
@@ -137,7 +138,7 @@ class TrainConfig:
     batch_size: int | None = None
     learning_rate: float = 3e-3
     use_propagated: bool = True
-    sparing: bool = False
+    sparing: bool | None = None
     deep_supervision: bool = False
     atlas_warps: bool = False
     bridging: bool = False

@@ -21,7 +21,7 @@ from semiseg.devices import choose_device, set_threads
 from semiseg.events import Emit, Json, ignore
 from semiseg.group import ALONE, Group
 from semiseg.images.intensity import NORMALISATION
-from semiseg.learning.method_choice import settled
+from semiseg.learning.method_choice import settled, spared
 from semiseg.learning.presets import require_preset
 from semiseg.learning.preview import Watched
 from semiseg.learning.run import Run
@@ -65,6 +65,7 @@ def train(
     device = choose_device(config.device, emit)
     found = survey(study, use_propagated=config.use_propagated)
     config, why = settled(config, found, device.type, emit)
+    config = spared(config, device.type, emit)
     require_preset(config, found, processes=group.size)
     begin = None
     if config.start_from is not None:

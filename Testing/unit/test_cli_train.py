@@ -47,6 +47,16 @@ def test_frame_options_reach_the_settings(asked: Asked, phantom_study: Make) -> 
     assert asked.group.size == 1
 
 
+@pytest.mark.parametrize(
+    ("flags", "sparing"), [([], None), (["--sparing"], True), (["--no-sparing"], False)]
+)
+def test_sparing_can_be_asked_for_and_refused(
+    asked: Asked, phantom_study: Make, flags: list[str], sparing: bool | None
+) -> None:
+    assert app.run(["train", str(phantom_study().folder), *flags]) == 0
+    assert asked.config.sparing is sparing
+
+
 def test_by_default_methods_are_as_published(asked: Asked, phantom_study: Make) -> None:
     assert app.run(["train", str(phantom_study().folder)]) == 0
     assert asked.config == TrainConfig()

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from semiseg.config import TrainConfig
 from semiseg.events import Event, ignore
-from semiseg.learning.method_choice import RULES, Situation, choose_method, settled, situation
+from semiseg.learning.method_choice import (
+    RULES,
+    Situation,
+    choose_method,
+    settled,
+    situation,
+    spared,
+)
 from semiseg.learning.survey import survey
 from semiseg.methods.base import method_names
 from semiseg.study.study import Study
@@ -69,3 +77,24 @@ def test_event_and_model_say_which_method_and_why(phantom_study: Make) -> None:
     assert "1 annotated, 0 propagated, 1 blank scans, cpu" in info["method_chosen_because"]
     asked: Any = study.model(train(study, TrainConfig(**{**vars(config), "method": "bcp"}))).info
     assert asked["method_chosen_because"] is None
+
+
+def test_a_short_training_on_a_cpu_spares_where_that_was_measured_to_be_better() -> None:
+    said: list[Event] = []
+    teacher = TrainConfig(method="mean_teacher", minutes=2)
+    assert spared(teacher, "cpu", said.append).sparing is True
+    assert "every fourth step" in said[0].message
+    others = [
+        (teacher, "cuda"),
+        (replace(teacher, minutes=None, steps=100), "cpu"),
+        (replace(teacher, method="cmedl"), "cpu"),
+    ]
+    for config, device in others:
+        assert spared(config, device, said.append).sparing is False
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("wish", [True, False])
+def test_what_was_asked_for_is_kept(wish: bool) -> None:
+    config = TrainConfig(method="mean_teacher", sparing=wish)
+    assert spared(config, "cpu", ignore) is config

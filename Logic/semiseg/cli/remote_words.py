@@ -29,6 +29,7 @@ _SENDABLE = {
         "learning_rate",
         "human_only",
         "sparing",
+        "no_sparing",
         "deep_supervision",
         "atlas_warps",
         "bridging",

@@ -141,9 +141,13 @@ def train(
         bool, typer.Option("--human-only", help="Do not learn from propagated labels.")
     ] = False,
     sparing: Annotated[
-        bool,
-        typer.Option("--sparing", help="Less time for unlabelled scans than published methods."),
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--sparing/--no-sparing",
+            help="Less time for unlabelled scans than published methods; by default on a CPU, for "
+            "methods that were measured to gain by it.",
+        ),
+    ] = None,
     deep_supervision: Annotated[
         bool, typer.Option("--deep-supervision", help="Compare coarse levels with labels too.")
     ] = False,

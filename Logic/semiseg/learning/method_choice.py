@@ -103,6 +103,25 @@ def settled(
     return replace(config, method=rule.method), why
 
 
+def spared(config: TrainConfig, device: str, emit: Emit) -> TrainConfig:
+    """The settings with `sparing` decided: it is where the time of a CPU ends the training.
+
+    Else most of a short time goes into unlabelled samples, which weigh little yet or repeat what
+    an untrained network says. Methods with `spares` were better for it on patients of the pool:
+    Testing/benchmarks/methods.py acdc --rehearsal --labelled 3 --minutes 0.75.
+    """
+    if config.sparing is not None:
+        return config
+    wanted = device == "cpu" and config.minutes is not None and method_class(config.method).spares
+    if wanted:
+        message = (
+            f"unlabelled scans are learned from in every fourth step and not in the first third, "
+            f"which serves {config.method} better in a short time on a CPU (--no-sparing: always)"
+        )
+        emit(Event(kind="progress", phase="prepare", message=message))
+    return replace(config, sparing=wanted)
+
+
 def _require_both(method: str, found: Survey) -> None:
     """ConfigError where `method` needs CT and MR and one of them is missing."""
     there = {facts.modality for facts in found.train}

@@ -242,7 +242,7 @@ class Session:
             checkpoint=self._folder / f"{name}.safetensors",
             checkpoint_every_s=self.config.checkpoint_every_s,
             checkpoint_every_steps=self.config.checkpoint_every_steps,
-            sparing=self.config.sparing,
+            sparing=bool(self.config.sparing),
             bridging=self.config.bridging,
             start=self._begin,
             framing=self._framing if self.plan.whole else None,

@@ -66,12 +66,14 @@ class Method(ABC):
     `bridges`: whether it gives images random looks by itself;
     `learns_from_carried`: whether scans with propagated labels serve as unlabelled ones, so that
     no more of these are needed where propagation reached every scan;
+    `spares`: whether a short training on a CPU was measured to gain by fewer unlabelled samples;
     `deeply_supervised`: whether its loss knows coarse heads. `options`: what can be chosen, by
     name, the default first. `modules` make the model; `memory` is kept in checkpoints with them,
     but is no part of the model.
     """
 
     uses_unlabelled: bool = False
+    spares: bool = False
     uses_level_sets: bool = False
     uses_places: bool = False
     uses_modalities: bool = False

@@ -27,6 +27,8 @@ class BidirectionalCopyPaste(TaughtNetwork):
     labelled ones (the pre-training of the paper, 10,000 of 40,000 steps).
     """
 
+    spares = True
+
     def losses(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """The supervised loss of both pasted halves."""
         labelled = _samples(batch, slice(None, batch.n_labelled))

@@ -26,6 +26,8 @@ class CrossTeaching(TeachingPair):
     exp(-5 (1 - t)^2) with t in two hundred stairs over the training.
     """
 
+    spares = True
+
     def optimizers(self) -> dict[str, Optimizer]:
         """AdamW each; the transformer at half the rate."""
         rate = self.settings.learning_rate

@@ -17,6 +17,8 @@ class MeanTeacher(TaughtNetwork):
     The teacher sees the image with noise.
     """
 
+    spares = True
+
     def losses(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Supervision where labels are known, agreement everywhere."""
         outputs = self.network.outputs(batch.image)
