@@ -36,6 +36,7 @@ class DualTaskConsistency(Method):
 
     uses_unlabelled = True
     uses_level_sets = True
+    spares = True
 
     def __init__(self, settings: MethodSettings) -> None:
         super().__init__(settings)
