@@ -100,7 +100,10 @@ def main() -> int:
         left = [m for m in settings.methods if (group, moving, fixed, seed, m) not in done]
         if not left:
             continue
-        rows += pair_rows(group, moving, fixed, seed, left, settings)
+        found = pair_rows(group, moving, fixed, seed, left, settings)
+        if not found:
+            continue  # what is left serves one modality only
+        rows += found
         say(f"{group} {moving} to {fixed}: {last_dice(rows)}")
         save(Path(settings.out), {"settings": describe(settings), "rows": rows})
     print(table(rows))
