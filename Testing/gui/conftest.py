@@ -69,7 +69,7 @@ def rubbish_of_test() -> Iterator[None]:
     """Unreachable cycles are freed here, after the test and in the GUI thread.
 
     Python looks for them in whichever thread happens to allocate, that of pytest-xdist's messages
-    too, and a widget or a timer that is destroyed outside the GUI thread ends the process.
+    too, and Qt does not allow that a widget or a timer is destroyed outside the GUI thread.
     """
     gc.disable()
     yield

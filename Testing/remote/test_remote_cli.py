@@ -118,6 +118,18 @@ def test_presets_and_clocks_are_sent_with_what_was_said_beside_them(study: Study
     assert wish.arguments == ()
 
 
+@pytest.mark.parametrize(
+    ("words", "sent"),
+    [([], ()), (["--sparing"], ("--sparing",)), (["--no-sparing"], ("--no-sparing",))],
+)
+def test_a_switch_is_sent_as_it_was_said(
+    study: Study, words: list[str], sent: tuple[str, ...]
+) -> None:
+    from semiseg.cli.remote_words import wish_of
+
+    assert wish_of("train", [str(study.folder), *words])[1].arguments == sent
+
+
 def test_consent_is_withdrawn_for_one_address_or_for_all(study: Study, ray: Any, call: Any) -> None:
     ray.held = True
     words = ("run", "--on", ray.url, "--yes", "--detach", "--gpus", 0)

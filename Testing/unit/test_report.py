@@ -552,6 +552,13 @@ def test_history_without_steps_counts_entries():
     assert dice.y_ticks[-1].text == "1"
 
 
+def test_a_chart_of_zeros_has_an_axis_that_can_be_read():
+    chart = line_chart("Dice", "minutes of drawing", {"validation": [(0.0, 0.0)]}, x_end=0.0)
+    assert chart is not None
+    assert [tick.text for tick in chart.x_ticks][-1] == "1"
+    assert [tick.text for tick in chart.y_ticks][-1] == "1"
+
+
 def test_curves_of_one_history_share_their_steps():
     loss, dice = learning_charts([{"step": 50, "validation_dice": 0.4}, {"step": 100, "loss": 1.0}])
     assert loss.x_ticks == dice.x_ticks

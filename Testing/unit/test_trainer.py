@@ -18,7 +18,10 @@ from semiseg.config import PredictConfig, TrainConfig
 from semiseg.errors import ConfigError, DeviceError, NotEnoughLabelsError
 from semiseg.events import Event
 from semiseg.inference import predict
+from semiseg.learning import session
+from semiseg.learning.honest import Growth
 from semiseg.learning.means import MEANS
+from semiseg.learning.run import Run
 from semiseg.models import load_model
 from semiseg.study.case import GateRecord
 from semiseg.study.ledger import SliceState
@@ -213,6 +216,42 @@ def test_leave_one_out_scores_every_left_out_patient(phantom_study: Make, chatty
     told = {(row["modality"], row["structure"]): row for row in info["validation"]["summaries"]}
     assert told["all", "all"]["n"] == 2
     assert told["CT", "all"]["low"] is not None
+
+
+@pytest.mark.parametrize(("length", "times"), [({"steps": 6}, 4), ({"minutes": 0.05}, 2)])
+def test_the_model_learns_so_much_longer_than_a_fold(
+    phantom_study: Make, chatty: None, monkeypatch: pytest.MonkeyPatch, length: Any, times: float
+) -> None:
+    found: list[float] = []
+    genuine = Growth.of
+    monkeypatch.setattr(Growth, "of", lambda e, f, t: found.append(t) or genuine(e, f, t))
+    study = phantom_study(("CT", "CT", "MR"), annotated=3)
+    train(study, config(**{"steps": None, **length}))
+    assert found == [pytest.approx(times)]  # two folds share half of the time, or of the steps
+
+
+def test_a_look_at_a_fold_takes_nothing_from_its_time(
+    phantom_study: Make, chatty: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genuine, budgets = session.score, list[float]()
+
+    def slow(*arguments: Any) -> Any:
+        time.sleep(0.4)
+        return genuine(*arguments)
+
+    def noted(run: Any, until: float = 1.0) -> None:
+        budgets.append(run.budget.seconds)
+        trained(run, until)
+
+    trained = Run.train
+    monkeypatch.setattr(session, "score", slow)
+    monkeypatch.setattr(Run, "train", noted)
+    study = phantom_study(("CT", "CT"), annotated=2)
+    train(study, config(steps=None, minutes=0.1))
+    first, second = budgets[0], budgets[1]
+    assert first == pytest.approx(1.5)
+    assert second >= first + 0.4
+    assert len(budgets) == 4  # a look that takes long is not repeated: the second fold has none
 
 
 def test_validation_cases_are_scored_on_the_way_and_never_learned_from(

@@ -29,7 +29,6 @@ _SENDABLE = {
         "learning_rate",
         "human_only",
         "sparing",
-        "no_sparing",
         "deep_supervision",
         "atlas_warps",
         "bridging",
@@ -68,7 +67,10 @@ def wish_of(kind: Kind, words: list[str]) -> tuple[Path, Wish]:
                 f"{option.opts[0]} cannot be used on a cluster: it names a file of this computer "
                 "or belongs to work here; leave it out"
             )
-        arguments += [option.opts[0]] if value is True else [option.opts[0], str(value)]
+        if isinstance(value, bool):
+            arguments += (option.opts if value else option.secondary_opts)[:1]
+        else:
+            arguments += [option.opts[0], str(value)]
     cases = given.get("cases")
     wish = Wish(
         kind=kind,

@@ -55,7 +55,8 @@ def line_chart(
 ) -> Chart | None:
     """A chart of `data` (name -> points in order of x); None when no finite point is left.
 
-    The axes start at zero and end at `x_end` and `y_top`, or else at the largest value.
+    The axes start at zero and end at `x_end` and `y_top`, or else at the largest value; at 1
+    where all is zero.
     """
     lines = {name: _finite(points) for name, points in data.items()}
     lines = {name: points for name, points in lines.items() if points}
@@ -65,8 +66,8 @@ def line_chart(
     x_low, y_low = (min(0.0, *values) for values in zip(*every, (0.0, 0.0), strict=True))
     x_high, y_high = (max(values) for values in zip(*every, strict=True))
     x_high, y_high = x_end or x_high, y_top or y_high
-    x_axis = _Axis(low=x_low, high=max(x_high, x_low + 1e-9), start=LEFT, stop=WIDTH - RIGHT)
-    y_axis = _Axis(low=y_low, high=max(y_high, y_low + 1e-9), start=HEIGHT - BOTTOM, stop=TOP)
+    x_axis = _Axis(low=x_low, high=_above(x_low, x_high), start=LEFT, stop=WIDTH - RIGHT)
+    y_axis = _Axis(low=y_low, high=_above(y_low, y_high), start=HEIGHT - BOTTOM, stop=TOP)
     return Chart(
         title=title,
         x_label=x_label,
@@ -74,6 +75,11 @@ def line_chart(
         x_ticks=x_axis.ticks(6),
         y_ticks=y_axis.ticks(5),
     )
+
+
+def _above(low: float, high: float) -> float:
+    """`high`, or a whole unit above `low` where there is no extent."""
+    return high if high > low else low + 1
 
 
 @dataclass(frozen=True, kw_only=True)

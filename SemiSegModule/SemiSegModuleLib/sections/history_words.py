@@ -57,7 +57,8 @@ def _own_score(dice: float | None, low: float | None, high: float | None) -> str
 def _own_score_meaning() -> str:
     return _(
         "A model's Dice on what was held back from it; in brackets what to expect in new patients "
-        "(95 % interval of the mean), where whole patients were held back"
+        "on average (95 %), where whole patients were held back; the upper end allows for the "
+        "shorter trainings behind it"
     )
 
 
